@@ -33,7 +33,7 @@ from pipeline.kg.sources.world.geography import cities, countries, subdivisions
 from pipeline.kg.sources.world.labels import distinct
 from pipeline.kg.sources.world.languages import languages, relatives
 from pipeline.kg.sources.world.relations import RELATIONS
-from pipeline.kg.sources.world.sample import Size, sample
+from pipeline.kg.sources.world.sample import sample
 from pipeline.kg.splits import Splits
 
 
@@ -47,14 +47,23 @@ class World:
     """SHA-256 of every wheel, by its file name."""
     leave_out: list[str]
     """Keys of relations (see `pipeline.kg.sources.world.relations`) whose facts are not taken."""
-    sample: Size
-    """How much of it to take, for a small machine."""
+    sample_heads: int
+    """Head entities to take, equally many of each kind (airport, city, country, …); 0 takes all facts."""
+    sample_updated: int
+    """Further heads of fold test to take because a slot changed its answer; 0 with `sample_heads` 0."""
+    sample_added: int
+    """Further heads of fold test to take because a slot was filled that was empty; likewise."""
 
     def __post_init__(self) -> None:
         if not self.snapshots:
             raise ValueError("data.snapshots must name at least one release of airportsdata, not []")
         if len(set(self.snapshots)) < len(self.snapshots):
             raise ValueError(f"data.snapshots must name each release once, not {self.snapshots}")
+        for name in ("sample_heads", "sample_updated", "sample_added"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} must be 0 or more, not {getattr(self, name)}")
+        if not self.sample_heads and (self.sample_updated or self.sample_added):
+            raise ValueError("data.sample_updated and data.sample_added must be 0 where data.sample_heads is 0")
         unknown = sorted(set(self.leave_out) - RELATIONS.keys())
         if unknown:
             raise ValueError(f"data.leave_out must hold keys of {', '.join(RELATIONS)}, not {unknown[0]!r}")
@@ -85,8 +94,9 @@ class World:
     def write(self, splits: Splits, seed: int, out: Path) -> dict[str, Any]:
         """Write the tables of the sample, which looks at the folds, and return their counts."""
         extract = self.extract()
-        if self.sample.heads:
-            extract = sample(extract, self.sample, splits, seed)
+        if self.sample_heads:
+            sizes = self.sample_heads, self.sample_updated, self.sample_added
+            extract = sample(extract, *sizes, splits, seed)
         return build(extract, splits, seed, out)
 
     def _wheel(self, package: str, version: str = "") -> Wheel:

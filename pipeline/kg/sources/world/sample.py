@@ -2,37 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 from pipeline.kg.sources import Extract, Triple
 from pipeline.kg.splits import Splits, rank
 
 
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How many head entities to take; `heads` = 0 takes the whole graph."""
+def sample(extract: Extract, heads: int, updated: int, added: int, splits: Splits, seed: int) -> Extract:
+    """Return the facts of `heads` head entities, and of some more of fold test that changed.
 
-    heads: int
-    """Heads, equally many of each kind (airport, city, country, …)."""
-    updated: int
-    """Further heads of fold test with a slot that the last snapshot answers otherwise than the first."""
-    added: int
-    """Further heads of fold test with a slot that only the last snapshot answers, and none of those above."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 0:
-                raise ValueError(f"data.sample.{field.name} must be 0 or more, not {getattr(self, field.name)}")
-
-
-def sample(extract: Extract, size: Size, splits: Splits, seed: int) -> Extract:
-    """Return the facts of the head entities that `size` asks for.
-
-    Kinds of heads (the part of the key before the colon) have equal shares of `size.heads`, and what a small
+    Kinds of heads (the part of the key before the colon) have equal shares of `heads`, and what a small
     kind leaves over is shared among the others; within a kind, heads are taken by a hash of their key. A
     relation that would be lost keeps its first head by that hash. Real changes are too rare to be met by
-    chance in a small sample, so the first `size.updated` and `size.added` heads of fold test, by the same
-    hash, whose facts changed come in besides. Nothing else is looked at.
+    chance in a small sample, so further heads of fold test come in, the first by the same hash: `updated` of
+    those with a slot that the last snapshot answers otherwise than the first, and `added` of those with none
+    such and a slot that only the last one answers. Nothing else is looked at.
     """
     order: dict[str, float] = {}
     kinds: dict[str, list[str]] = defaultdict(list)
@@ -49,10 +33,10 @@ def sample(extract: Extract, size: Size, splits: Splits, seed: int) -> Extract:
     def first(keys: list[str], number: int) -> list[str]:
         return sorted(keys, key=lambda key: (order[key], key))[:number]
 
-    share = shares({kind: len(keys) for kind, keys in kinds.items()}, size.heads)
+    share = shares({kind: len(keys) for kind, keys in kinds.items()}, heads)
     kept = {key for kind, keys in kinds.items() for key in first(keys, share[kind])}
-    updated, added = _changed(extract.snapshots[0][1], extract.snapshots[-1][1])
-    for moved, number in ((updated, size.updated), (added, size.added)):
+    moves = _changed(extract.snapshots[0][1], extract.snapshots[-1][1])
+    for moved, number in zip(moves, (updated, added), strict=True):
         kept.update(first([key for key in moved if splits.fold_of(key, seed) == "test"], number))
     present = {t.relation for _, triples in extract.snapshots for t in triples if t.head in kept}
     kept.update(owner for relation, owner in owners.items() if relation not in present)
