@@ -1,8 +1,8 @@
 """CoDEx: Wikidata facts of three sizes with published splits.
 
 Safavi and Koutra, "CoDEx: A Comprehensive Knowledge Graph Completion Benchmark" (EMNLP 2020). A folder a size
-holds train.txt, valid.txt and test.txt, each line head, relation and tail by tabs; en/relations.json holds the
-labels of the relations. The labels of the entities are joined from the slice of Wikidata.
+holds train.txt, valid.txt and test.txt, each line head, relation and tail by tabs; en/relations.json holds
+the labels of the relations. The labels of the entities are joined from the slice of Wikidata.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ class Codex:
     size: str
     """`s`, `m` or `l`."""
     labels: str
-    """Folder of the slice of Wikidata whose entities.tsv.gz names the entities; empty: keys stand for labels."""
+    """Folder of the slice of Wikidata whose entities.tsv.gz names the entities; empty: keys are labels."""
 
     def __post_init__(self) -> None:
         """Check the size."""
@@ -46,9 +46,13 @@ class Codex:
         triples: dict[tuple[str, str, str], Triple] = {}
         for split in SPLITS:
             path = folder / f"codex-{self.size}" / f"{split}.txt"
-            for number, (head, relation, tail) in tab_separated(path, ("head", "relation", "tail"), header=False):
+            for number, (head, relation, tail) in tab_separated(
+                path, ("head", "relation", "tail"), header=False
+            ):
                 if relation not in relations:
-                    raise UserError(f"{path}, line {number}: {relation} is not in en/relations.json; add its label there")
+                    raise UserError(
+                        f"{path}, line {number}: {relation} is not in en/relations.json; add its label there"
+                    )
                 counts[f"rows_{split}"] += 1
                 if (head, relation, tail) in triples:
                     counts["facts_repeated"] += 1

@@ -67,7 +67,9 @@ def fixed_width(texts: pa.Array) -> Keys:
         return np.empty(0, dtype="S1")
     width = max(1, pc.max(pc.binary_length(texts)).as_py())
     padded = pc.ascii_rpad(texts, width, padding="\0").cast(pa.binary()).cast(pa.binary(width))
-    return np.frombuffer(padded.buffers()[1], dtype=f"S{width}", count=len(texts), offset=padded.offset * width)
+    return np.frombuffer(
+        padded.buffers()[1], dtype=f"S{width}", count=len(texts), offset=padded.offset * width
+    )
 
 
 def texts(keys: Keys) -> pa.Array:
@@ -85,7 +87,8 @@ def numbered(column: pa.Array, keys: Keys) -> Ids:
     """Return the ids of the texts of `column`, which looks each distinct one up once: [n]."""
     encoded = column.dictionary_encode()
     ids = places(keys, fixed_width(encoded.dictionary))
-    return ids[encoded.indices.to_numpy(zero_copy_only=False)]
+    found: Ids = ids[encoded.indices.to_numpy(zero_copy_only=False)]
+    return found
 
 
 class Distinct:
@@ -120,8 +123,8 @@ class Packing:
     def __post_init__(self) -> None:
         if self.entities**2 * self.relations * self.sources >= 2**63:
             raise UserError(
-                f"{self.entities} entities and {self.relations} relations are too many for one 64-bit number a "
-                "fact; use a smaller data set"
+                f"{self.entities} entities and {self.relations} relations are too many for one 64-bit "
+                "number a fact; use a smaller data set"
             )
 
     def pack(self, head: Ids, relation: Ids, tail: Ids, source: int) -> Ids:

@@ -122,7 +122,9 @@ class Wikidata5M:
             pq.ParquetWriter(out / "entities.parquet", SCHEMAS["entities"], compression="zstd") as writer,
         ):
             names = Shelves(Path(scratch) / "names", keys, GROUP)
-            repairs["aliases of other entities left out"] = names.fill(_keyed(folder / "wikidata5m_entity.txt"))
+            repairs["aliases of other entities left out"] = names.fill(
+                _keyed(folder / "wikidata5m_entity.txt")
+            )
             paragraphs = Shelves(Path(scratch) / "paragraphs", keys, GROUP)
             if self.description:
                 plain = folder / "wikidata5m_text.txt"
