@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import pairwise
+from math import isfinite
 from typing import Any, Protocol, TypeVar
 
 from pipeline.kg.facts import Graph
@@ -23,8 +24,8 @@ class Answers:
     """What a method said to B questions; every list has B items, in the order of the questions.
 
     Raises:
-        ValueError: the lists differ in length, a question has other than one weight a fact, or its facts
-            are not in order of weight; the text names the field and the question.
+        ValueError: the lists differ in length, a question has other than one weight a fact, its facts are
+            not in order of weight, or a number is not finite; the text names the field and the question.
     """
 
     texts: list[str]
@@ -50,6 +51,8 @@ class Answers:
                 raise ValueError(
                     f"Answers.weights[{question}] has {len(weights)} items for {len(facts)} facts"
                 )
+            if not all(map(isfinite, [*weights, self.refusal[question]])):
+                raise ValueError(f"Answers.weights or refusal of question {question} is not finite")
             if any(lighter > heavier for heavier, lighter in pairwise(weights)):
                 raise ValueError(f"Answers.facts[{question}] must stand in order of weight, not {weights}")
 
