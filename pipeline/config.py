@@ -157,16 +157,10 @@ def section(kind: Any, values: Any, name: str) -> Any:
         raise ConfigError(f"{where}: unknown key {name}.{unknown[0]}; known keys are {known}")
     if missing:
         raise ConfigError(f"{where}: missing key {name}.{missing[0]}")
-    try:
-        return _built(kind, values, name)
-    except OmegaConfBaseException as error:
-        text = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: {name}.{error.full_key or ''}: {text}") from error
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    return _built(kind, values, name, where)
 
 
-def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:
+def _built(kind: Any, values: Mapping[str, Any], name: str, where: str) -> Any:
     """Return `values` as the dataclass `kind`, with the sections inside it.
 
     Those are built on their own: OmegaConf can't merge a list into a nested frozen dataclass.
@@ -177,10 +171,14 @@ def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:
         if is_dataclass(field.type)
     }
     flat = {key: value for key, value in values.items() if key not in inner}
-    merged = OmegaConf.merge(OmegaConf.structured(kind), flat)
-    given = {key: merged[key] for key in flat}
-    plain = {
-        key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-        for key, value in given.items()
-    }
-    return kind(**inner, **plain)
+    try:
+        merged: Any = OmegaConf.merge(OmegaConf.structured(kind), flat)
+        plain = {key: merged[key] for key in flat}
+        for key, value in plain.items():
+            plain[key] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+        return kind(**inner, **plain)
+    except OmegaConfBaseException as error:
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"{where}: {name}.{error.full_key or ''}: {text}") from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error

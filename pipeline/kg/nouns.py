@@ -130,15 +130,15 @@ class Row:
     noun_head: str
 
 
-def read_table(path: Path = TABLE) -> dict[str, Row]:
-    """Return the reviewed nouns, by key ("P19") and by label in lower case ("place of birth").
+def read_table(path: Path = TABLE) -> dict[tuple[str, str], Row]:
+    """Return the reviewed nouns under ("key", "P19") and under ("label", "place of birth"), in lower case.
 
     Raises:
         UserError: the file is missing, or a line is not one of the table; the text names file and line.
     """
     if not path.is_file():
         raise UserError(f"{path}: not found; restore it from the repository")
-    rows: dict[str, Row] = {}
+    rows: dict[tuple[str, str], Row] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         cells = tuple(line.split("\t"))
         if number == 1:
@@ -160,17 +160,17 @@ def read_table(path: Path = TABLE) -> dict[str, Row]:
             raise UserError(
                 f"{path}, line {number}: the nouns are equal if and only if symmetric is yes; correct it"
             )
-        for name in {key, label.casefold()} - {""}:
+        for name in [("key", key)] * bool(key) + [("label", label.casefold())]:
             if name in rows:
-                raise UserError(f"{path}, line {number}: {name!r} is there twice; keep one")
+                raise UserError(f"{path}, line {number}: the {name[0]} {name[1]!r} is there twice; keep one")
             rows[name] = Row(tail, head)
     return rows
 
 
-def reviewed(table: dict[str, Row], key: str, label: str) -> Row | None:
-    """Return the reviewed nouns of a relation, by key or label; "R19" is the inverse of "P19"."""
-    row = table.get(key) or table.get(label.casefold())
-    if row is None and re.fullmatch(r"R\d+", key) and (other := table.get(f"P{key[1:]}")):
+def reviewed(table: dict[tuple[str, str], Row], key: str, label: str) -> Row | None:
+    """Return the reviewed nouns of a relation, by key, else by label; "R19" is the inverse of "P19"."""
+    row = table.get(("key", key)) or table.get(("label", label.casefold()))
+    if row is None and re.fullmatch(r"R\d+", key) and (other := table.get(("key", f"P{key[1:]}"))):
         return Row(other.noun_head, other.noun_tail)
     return row
 
