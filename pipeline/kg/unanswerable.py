@@ -2,11 +2,12 @@
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.kg.facts import Ids
 from pipeline.kg.slots import Mask, Slots, sample
 
-ATTEMPTS = 6
+ATTEMPTS = 10
 """Candidates drawn for each question wanted; most are refused because the entity has the relation."""
 
 
@@ -17,7 +18,7 @@ def near_misses(
 
     Like means: they share a relation. From a slot (h, r) go to another head of r, and from there to one
     of its relations; a pair that the graph holds in any snapshot, under any entity of the same label, is
-    refused. Entities of a common kind share many relations, so their kind's relations come up most.
+    refused, and of what remains the less plausible half.
 
     Returns:
         Head ids and relation ids, at most `wanted` of them, no relation above `share`.
@@ -35,13 +36,44 @@ def near_misses(
     peer = _another(slots.relations, peers, start, random)
     goal = _another(slots.heads, peers, peer, random)
     heads, relations = slots.heads[start], slots.relations[goal]
-    absent = ~np.isin(slots.wording(heads, relations), slots.wordings)
     wording = slots.wording(heads, relations)
-    _, first = np.unique(np.where(absent, wording, -1), return_index=True)
-    first = np.sort(first[absent[first]])
+    _, first = np.unique(wording, return_index=True)
+    first = np.sort(first[~np.isin(wording[first], slots.wordings)])
     heads, relations = heads[first], relations[first]
+    likely = plausibility(slots, pool, heads, relations)
+    kept = likely >= np.median(likely) if len(likely) > wanted else likely >= 0
+    heads, relations = heads[kept], relations[kept]
     picked = sample(relations, wanted, share, np.arange(len(relations)))
     return heads[picked], relations[picked]
+
+
+def plausibility(slots: Slots, pool: Mask, heads: Ids, relations: Ids) -> NDArray[np.float64]:
+    """Return how well each relation goes with what its head already has, in [0, 1].
+
+    It is the least, over the head's relations r, of the share of heads with r that have the relation too:
+    a diocese shares "country" with people, but its denomination with none, so it has no "place of birth".
+    """
+    own = np.flatnonzero(pool)
+    own = own[np.argsort(slots.heads[own], kind="stable")]
+    entities, starts, counts = np.unique(slots.heads[own], return_index=True, return_counts=True)
+    held = slots.relations[own]
+    size = len(slots.nouns)
+    both = np.zeros((size, size))
+    left, right = _within(starts, counts, np.repeat(np.arange(len(entities)), counts))
+    np.add.at(both, (held[left], held[right]), 1)
+    share = both / np.maximum(np.diag(both), 1)[:, None]
+    candidate, slot = _within(starts, counts, np.searchsorted(entities, heads))
+    least = np.ones(len(heads))
+    np.minimum.at(least, candidate, share[held[slot], relations[candidate]])
+    return least
+
+
+def _within(starts: Ids, counts: Ids, groups: Ids) -> tuple[Ids, Ids]:
+    """Return pairs: the position of each of `groups` with each position inside that group."""
+    many = counts[groups]
+    outer = np.repeat(np.arange(len(groups)), many)
+    inner = np.arange(len(outer)) - np.repeat(np.cumsum(many) - many, many) + starts[groups][outer]
+    return outer, inner
 
 
 def _another(groups: Ids, own: Ids, members: Ids, random: np.random.Generator) -> Ids:
