@@ -87,11 +87,11 @@ class _Slots:
         return (before, change) if change == "unseen" else (after, change)
 
 
-def _split(
-    question: SourceQuestion, change: str, folds: Mapping[str, str], held_out: set[str]
-) -> str | None:
+def _split(question: SourceQuestion, change: str, folds: Mapping[str, str], held_out: set[str]) -> str | None:
     """Return the split of the row, or None where the question must not be asked in its publisher's split."""
-    strongest = max((folds[head] for head, _ in question.slots), key=STRENGTH.__getitem__, default=question.split)
+    strongest = max(
+        (folds[head] for head, _ in question.slots), key=STRENGTH.__getitem__, default=question.split
+    )
     hidden = any(relation in held_out for _, relation in question.slots)
     if strongest != question.split or (hidden and question.split != "test"):
         return None

@@ -39,7 +39,8 @@ _STYLE = {
 def style_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return a colour and a marker for each name: the same in every plot of a report."""
     return {
-        name: (COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(names)
+        name: (COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+        for place, name in enumerate(names)
     }
 
 
@@ -98,7 +99,12 @@ def recall(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
             for method, rows_of in table[table["split"] == split].groupby("method"):
                 colour, marker = styles[str(method)]
                 axes.plot(
-                    rows_of["n"], 100 * rows_of["recall"], marker + "-", color=colour, label=method, markersize=4
+                    rows_of["n"],
+                    100 * rows_of["recall"],
+                    marker + "-",
+                    color=colour,
+                    label=method,
+                    markersize=4,
                 )
             axes.set(title=split.replace("_", " "), xscale="log", xlabel="candidates N")
             axes.set_xticks(depths, [str(depth) for depth in depths], fontsize=8)
@@ -178,7 +184,12 @@ def _name_splits(axes: Axes, splits: Sequence[str], counts: "pd.Series[int]") ->
     if later and later[0] > 0:
         axes.axvline(later[0] - 0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
-            "after the update →", (later[0] - 0.5, 0.5), (6, 0), textcoords="offset points", va="center", fontsize=9
+            "after the update →",
+            (later[0] - 0.5, 0.5),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
         )
 
 

