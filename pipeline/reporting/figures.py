@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,7 +17,7 @@ INK, LINES = "#1b1f24", "#d4d8dd"
 COLOURS = ("#1f77d0", "#e07b1a", "#2a9d63", "#c2468f", "#8a6fd1", "#b39700", "#1aa5b8", "#8d949c")
 MARKERS = "osD^vPX*"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
@@ -39,7 +41,8 @@ _STYLE = {
 def style_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return a colour and a marker for each name: the same in every plot of a report."""
     return {
-        name: (COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]) for place, name in enumerate(names)
+        name: (COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+        for place, name in enumerate(names)
     }
 
 
@@ -98,7 +101,12 @@ def recall(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
             for method, rows_of in table[table["split"] == split].groupby("method"):
                 colour, marker = styles[str(method)]
                 axes.plot(
-                    rows_of["n"], 100 * rows_of["recall"], marker + "-", color=colour, label=method, markersize=4
+                    rows_of["n"],
+                    100 * rows_of["recall"],
+                    marker + "-",
+                    color=colour,
+                    label=method,
+                    markersize=4,
                 )
             axes.set(title=split.replace("_", " "), xscale="log", xlabel="candidates N")
             axes.set_xticks(depths, [str(depth) for depth in depths], fontsize=8)
@@ -121,8 +129,8 @@ def training(curves: dict[str, pd.DataFrame], methods: Sequence[str]) -> Figure:
         methods: the order of methods, as in `accuracy`; methods without a curve are left out.
     """
     with matplotlib.rc_context(_STYLE):
-        names = dict.fromkeys(name for curve in curves.values() for name in curve.columns)
-        names = [name for name in names if name not in ("step", "epoch")]
+        logged = dict.fromkeys(name for curve in curves.values() for name in curve.columns)
+        names = [name for name in logged if name not in ("step", "epoch")]
         columns = min(3, len(names))
         rows = -(-len(names) // columns)
         figure = Figure(figsize=(10, 0.5 + 2.2 * rows), layout="constrained")
@@ -178,7 +186,12 @@ def _name_splits(axes: Axes, splits: Sequence[str], counts: "pd.Series[int]") ->
     if later and later[0] > 0:
         axes.axvline(later[0] - 0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
-            "after the update →", (later[0] - 0.5, 0.5), (6, 0), textcoords="offset points", va="center", fontsize=9
+            "after the update →",
+            (later[0] - 0.5, 0.5),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
         )
 
 
@@ -191,8 +204,8 @@ def _curve(axes: Axes, points: pd.DataFrame, colour: str, label: str) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=8)
+            handles.setdefault(str(label), handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=8)

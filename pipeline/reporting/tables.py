@@ -1,7 +1,7 @@
 """A table once, written as HTML, Markdown or plain text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -13,6 +13,8 @@ class Cell:
     text: str
     note: str = ""
     value: float | None = None
+    best: bool = False
+    """Shown in bold."""
 
     def plain(self) -> str:
         """Return text and note in one line."""
@@ -52,7 +54,7 @@ class Table:
     def markdown(self) -> str:
         """Return a GitHub table; a bar inside a cell is escaped."""
         lines = [list(self.header), ["---", *["---:"] * (len(self.header) - 1)]]
-        lines += [[cell.plain().replace("|", "\\|") for cell in row] for row in self.rows]
+        lines += [[_mark(cell) for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def plain(self) -> str:
@@ -86,10 +88,26 @@ def number(value: Any, digits: int = 3) -> Cell:
     return Cell(f"{value:.{digits}g}", value=float(value))
 
 
+def best_marked(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells with the highest value marked; none where all that have a value are equal."""
+    values = [cell.value for cell in cells if cell.value is not None]
+    distinct = len(set(values)) > 1
+    return [replace(cell, best=distinct and cell.value == max(values)) for cell in cells]
+
+
+def _mark(cell: Cell) -> str:
+    text = f"**{cell.text}** {cell.note}".strip() if cell.best else cell.plain()
+    return text.replace("|", "\\|")
+
+
 def _small(note: str) -> str:
     return f"<small>{escape(note)}</small>" if note else ""
 
 
 def _data(cell: Cell) -> str:
-    kind = "" if cell.value is None else f' class="number" data-value="{cell.value!r}"'
+    kind = (
+        f' class="number{" best" if cell.best else ""}" data-value="{cell.value!r}"'
+        if cell.value is not None
+        else ""
+    )
     return f"<td{kind}>{escape(cell.text)}{' ' if cell.note else ''}{_small(cell.note)}</td>"
