@@ -1,6 +1,7 @@
 """The report's tables and its flat figures, from what was gathered."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from pipeline.evaluation.intervals import Interval
 from pipeline.reporting.compare import Comparison, split_names
 from pipeline.reporting.gather import Figures, Method
-from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, number, percent
+from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, fixed, number, percent
 
 SPLITS = {
     "valid": "held-out entities, used to choose settings",
@@ -30,14 +31,15 @@ def per_split(methods: Sequence[Method], figure: str) -> Table:
     for split in split_names(methods):
         cells = [percent(method.splits.get(split, {}).get(figure)) for method in methods]
         if any(cell is not MISSING for cell in cells):
-            rows.append([Cell(split), _count(methods, split), *best_marked(cells)])
+            rows.append([Cell(split), _count(methods, split, figure), *best_marked(cells)])
     return Table(["split", "n", *(method.name for method in methods)], rows)
 
 
 def grounding(methods: Sequence[Method]) -> Table:
     """Return where gold stood among facts read and candidates, one row a split and method."""
     depths = sorted({depth for method in methods for depth in method.runs[0].metrics["recall_at"]})
-    names = ["acc@1", "acc@5", *(f"recall@{depth}" for depth in depths if depth in (1, 5, 20, 200))]
+    shown = sorted({depths[len(depths) // 2], depths[-1]})
+    names = ["acc@1", "acc@5", *(f"recall@{depth}" for depth in shown)]
     rows = [
         [Cell(split), Cell(method.name), *(percent(method.splits[split].get(name)) for name in names)]
         for split in split_names(methods)
@@ -47,25 +49,12 @@ def grounding(methods: Sequence[Method]) -> Table:
     return Table(["split", "method", *(name.replace("acc", "ACC") for name in names)], rows)
 
 
-def novelty(methods: Sequence[Method]) -> Table:
-    """Return EM apart for answers that are and are not answers of training questions."""
-    rows = []
-    for split in split_names(methods):
-        for method in methods:
-            figures = method.splits.get(split, {})
-            parts = [figures.get(name) for name in ("em_answer_seen", "em_answer_new")]
-            if any(parts):
-                cells = [cell for part in parts for cell in (percent(part), number(part and part["n"]))]
-                rows.append([Cell(split), Cell(method.name), *cells])
-    return Table(["split", "method", "answer seen in training", "n", "answer never seen", "n"], rows)
-
-
 def refusals(methods: Sequence[Method]) -> Table:
     """Return how well each method knows that no fact answers, and how often it refuses wrongly."""
     rows = [
         [
             Cell(method.name),
-            number(method.mean("refusal_auroc")),
+            fixed(method.mean("refusal_auroc")),
             percent(method.splits.get("unanswerable", {}).get("refused")),
             percent(method.splits.get("unseen", {}).get("refused")),
         ]
@@ -84,15 +73,26 @@ def costs(methods: Sequence[Method], stages: Figures) -> Table:
         rows.append(
             [
                 Cell(method.name),
-                number(None if asked is None else 1000 * asked),
-                number(update),
-                number(training.get("seconds")),
+                fixed(None if asked is None else 1000 * asked, 1),
+                fixed(update),
+                fixed(training.get("seconds"), 0),
                 number(training.get("steps")),
                 number(training.get("parameters")),
             ]
         )
     header = ["method", "ms per question", "update, s", "training, s", "steps", "trained parameters"]
     return Table(header, rows)
+
+
+def by_seed(methods: Sequence[Method]) -> Table:
+    """Return the EM of each training seed, in percent and in order of the seeds, as splits × methods."""
+    rows = []
+    for split in split_names(methods):
+        shares = [method.by_seed(split) for method in methods]
+        rows.append(
+            [Cell(split), *(Cell(" · ".join(f"{100 * share:.1f}" for share in each)) for each in shares)]
+        )
+    return Table(["split", *(method.name for method in methods)], rows)
 
 
 def differences(comparisons: Sequence[Comparison]) -> Table:
@@ -105,12 +105,29 @@ def differences(comparisons: Sequence[Comparison]) -> Table:
             number(found.result.wins),
             number(found.result.losses),
             number(found.questions),
-            number(found.result.p, 2),
+            fixed(found.result.p),
         ]
         for found in comparisons
     ]
     header = ["split", "methods", "EM difference, points", "only first right", "only second right", "n", "p"]
     return Table(header, rows)
+
+
+def differences_by_split(comparisons: Sequence[Comparison]) -> Table:
+    """Return the paired differences as splits × other methods: points, interval and p."""
+    others = list(dict.fromkeys(found.second for found in comparisons))
+    cells = {(found.split, found.second): found.result for found in comparisons}
+    rows = []
+    for split in dict.fromkeys(found.split for found in comparisons):
+        row = [Cell(split)]
+        for other in others:
+            if result := cells.get((split, other)):
+                points, p = _points(result.difference), fixed(result.p).text
+                row.append(replace(points, note=f"{points.note} p {p if p[0] == '<' else f'= {p}'}"))
+            else:
+                row.append(MISSING)
+        rows.append(row)
+    return Table(["split", *(f"minus {other}" for other in others)], rows)
 
 
 def localities(comparisons: Sequence[Comparison]) -> Table:
@@ -122,7 +139,7 @@ def localities(comparisons: Sequence[Comparison]) -> Table:
             number(found.result.wins),
             number(found.result.losses),
             number(found.questions),
-            number(found.result.p, 2),
+            fixed(found.result.p),
         ]
         for found in comparisons
     ]
@@ -211,11 +228,13 @@ def _flat_pair(found: Comparison) -> Figures:
     }
 
 
-def _count(methods: Sequence[Method], split: str) -> Cell:
-    counts = {method.splits[split]["n"] for method in methods if split in method.splits}
+def _count(methods: Sequence[Method], split: str, figure: str) -> Cell:
+    asked = [method.splits[split] for method in methods if split in method.splits]
+    counts = {(figures[figure] or {}).get("n", figures["n"]) for figures in asked}
     return Cell("–".join(str(count) for count in sorted(counts)), value=float(max(counts)))
 
 
 def _points(difference: Interval) -> Cell:
     mean, low, high = (100 * value for value in difference)
-    return Cell(f"{mean:+.1f}", f"[{low:+.1f}, {high:+.1f}]", difference.mean)
+    text, note = f"{mean:+.1f}", f"[{low:+.1f}, {high:+.1f}]"
+    return Cell(text.replace("-", "−"), note.replace("-", "−"), difference.mean)

@@ -87,15 +87,25 @@ def _results(methods: Sequence[Method], plots: dict[str, Figure]) -> str:
             _figure(
                 plots, "accuracy", "Exact match by split and method; bars are 95 % intervals over questions."
             ),
+            *_seeds(methods),
             "<h3>Word overlap (F1)</h3>",
             content.per_split(methods, "f1").html(),
             "<h3>Answers seen and never seen in training</h3>"
             "<p>Exact match apart for questions with an answer that some training question has, which can be "
             "guessed, and for those whose answers no training question has, which must be read.</p>",
-            content.novelty(methods).html(),
+            "<h4>Answers never seen</h4>",
+            content.per_split(methods, "em_answer_new").html(),
+            "<h4>Answers seen</h4>",
+            content.per_split(methods, "em_answer_seen").html(),
             f"<details><summary>What the splits ask</summary>{meanings.html()}</details>",
         ]
     )
+
+
+def _seeds(methods: Sequence[Method]) -> list[str]:
+    if all(len(method.runs) == 1 for method in methods):
+        return []
+    return ["<h3>Exact match of each training seed</h3>", content.by_seed(methods).html()]
 
 
 def _paired(methods: Sequence[Method], pairs: Sequence[Comparison]) -> str:
@@ -105,7 +115,8 @@ def _paired(methods: Sequence[Method], pairs: Sequence[Comparison]) -> str:
         f"<p>{escape(reference(methods).name)} against each other method on the same questions: the mean "
         "difference with its paired bootstrap interval, on how many questions only one of them is right, and "
         "the p of the sign test (McNemar's exact test), not corrected for the number of comparisons.</p>"
-        + content.differences(pairs).html()
+        + content.differences_by_split(pairs).html()
+        + f"<details><summary>Questions won and lost</summary>{content.differences(pairs).html()}</details>"
     )
 
 

@@ -30,8 +30,6 @@ class Table:
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    notes: Sequence[str] = ()
-    """A smaller line below each header cell."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -40,12 +38,14 @@ class Table:
 
     def html(self) -> str:
         """Return a sortable table; every text in it is escaped."""
-        notes = [*self.notes, *[""] * (len(self.header) - len(self.notes))]
+        numeric = [
+            any(row[place].value is not None for row in self.rows) for place in range(len(self.header))
+        ]
         head = "".join(
-            f'<th scope="col"><button type="button">{escape(name)}</button>{_small(note)}</th>'
-            for name, note in zip(self.header, notes, strict=True)
+            f'<th scope="col"{_aligned(right)}><button type="button">{escape(name)}</button></th>'
+            for name, right in zip(self.header, numeric, strict=True)
         )
-        body = "\n".join(f"<tr>{''.join(map(_data, row))}</tr>" for row in self.rows)
+        body = "\n".join(f"<tr>{''.join(map(_data, row, numeric))}</tr>" for row in self.rows)
         return (
             '<div class="wide"><table class="sortable">\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
@@ -100,14 +100,24 @@ def _mark(cell: Cell) -> str:
     return text.replace("|", "\\|")
 
 
+def fixed(value: float | None, decimals: int = 3) -> Cell:
+    """Return a number with so many decimals; a dash for None, "< 0.001" for what would round to nothing."""
+    if value is None:
+        return MISSING
+    least = 10.0**-decimals
+    return Cell(f"< {least:g}" if 0 < value < least else f"{value:,.{decimals}f}", value=float(value))
+
+
 def _small(note: str) -> str:
     return f"<small>{escape(note)}</small>" if note else ""
 
 
-def _data(cell: Cell) -> str:
-    kind = (
-        f' class="number{" best" if cell.best else ""}" data-value="{cell.value!r}"'
-        if cell.value is not None
-        else ""
-    )
-    return f"<td{kind}>{escape(cell.text)}{' ' if cell.note else ''}{_small(cell.note)}</td>"
+def _aligned(right: bool, best: bool = False) -> str:
+    names = [name for name, wanted in (("number", right), ("best", best)) if wanted]
+    return f' class="{" ".join(names)}"' if names else ""
+
+
+def _data(cell: Cell, right: bool) -> str:
+    value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+    text = f"{escape(cell.text)} {_small(cell.note)}".strip()
+    return f"<td{_aligned(right, cell.best)}{value}>{text}</td>"
