@@ -174,9 +174,13 @@ def test_a_publishers_split_decides_the_fold_and_what_would_leak_is_dropped(tmp_
 def test_questions_about_changed_slots_have_the_last_snapshots_answers(tmp_path: Path) -> None:
     asked = tuple(SourceQuestion(head, ((head, "P1"),), (), "test") for head in ("Q1", "Q3", "Q5"))
     two_hops = SourceQuestion("two hops", (("Q5", "P1"), ("Q1", "P1")), (), "test", "multihop")
+    passing = SourceQuestion("only in between", (("Q6", "P1"),), (), "test")
     base = [Triple("Q1", "P1", "Q2"), Triple("Q5", "P1", "Q1")]
     last = [Triple("Q1", "P1", "Q4"), Triple("Q3", "P1", "Q2"), Triple("Q5", "P1", "Q1")]
-    build(extract(base, last, questions=(*asked, two_hops)), NO_SPLITS, 0, tmp_path)
+    between = [Triple("Q6", "P1", "Q2")]
+    counts = build(
+        extract(base, between, last, questions=(*asked, two_hops, passing)), NO_SPLITS, 0, tmp_path
+    )
     rows = {row["text"]: row for row in read_table(tmp_path, "questions").to_pylist()}
     assert {text: row["split"] for text, row in rows.items()} == {
         "Q1": "updated",
@@ -184,6 +188,7 @@ def test_questions_about_changed_slots_have_the_last_snapshots_answers(tmp_path:
         "Q5": "unseen",
         "two hops": "updated",
     }
+    assert counts["repairs"]["questions whose slot has no fact dropped"] == 1
     assert rows["Q1"]["answers"] == ["entity Q4"]
     assert rows["two hops"]["answers"] == ["entity Q4"]
 
