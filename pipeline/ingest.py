@@ -6,10 +6,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from pipeline.config import stage
 from pipeline.kg.build import build
+from pipeline.kg.sources.codex import Codex
+from pipeline.kg.sources.temporalwiki import TemporalWiki
+from pipeline.kg.sources.wikidata5m import Wikidata5M
+from pipeline.kg.sources.wikidata_slice import WikidataSlice
 from pipeline.kg.sources.world import World
 from pipeline.kg.splits import Splits
 
-Data = World
+Data = World | TemporalWiki | WikidataSlice | Codex | Wikidata5M
 """Every source; one that is added here is chosen by the key `kind` of its file in conf/data."""
 
 

@@ -1,0 +1,1 @@
+"""Asks every method the same questions and measures what it answers."""

@@ -1,0 +1,1 @@
+"""What the report shows: gathered figures, comparisons, tables, plots and the page."""

@@ -1,0 +1,209 @@
+"""The report's plots, each drawn once and kept as PNG and as an SVG that follows the page's colours."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.evaluation.runs import AFTER
+
+INK, LINES = "#1b1f24", "#d4d8dd"
+COLOURS = ("#1f77d0", "#e07b1a", "#2a9d63", "#c2468f", "#8a6fd1", "#b39700", "#1aa5b8", "#8d949c")
+MARKERS = "osD^vPX*"
+
+_STYLE = {
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "figures",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINES,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+}
+
+
+def style_of(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return a colour and a marker for each name: the same in every plot of a report."""
+    return {
+        name: (COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
+        for place, name in enumerate(names)
+    }
+
+
+def accuracy(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Plot EM of each method on each split with its interval.
+
+    Args:
+        table: columns method, split, em, em_low, em_high (shares) and n; splits in the order shown.
+        methods: the order of methods; a method keeps its place and colour in every plot.
+    """
+    with matplotlib.rc_context(_STYLE):
+        splits = list(table["split"].unique())
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for offset, (method, (colour, marker)) in zip(
+            _offsets(len(methods)), style_of(methods).items(), strict=True
+        ):
+            rows = table[table["method"] == method].set_index("split").reindex(splits)
+            places = [place + offset for place in range(len(splits))]
+            low, high = rows["em"] - rows["em_low"], rows["em_high"] - rows["em"]
+            axes.errorbar(
+                places,
+                100 * rows["em"],
+                yerr=[100 * low.clip(lower=0), 100 * high.clip(lower=0)],
+                fmt=marker,
+                color=colour,
+                label=method,
+                markersize=6,
+                elinewidth=2,
+                capsize=3,
+            )
+        _name_splits(axes, splits, table.groupby("split")["n"].max())
+        axes.set_ylim(-3, 103)
+        axes.set_ylabel("Exact match, %")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=8)
+    return figure
+
+
+def recall(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Plot recall@N against N, one panel a split.
+
+    Args:
+        table: columns method, split, n (the depth N) and recall (a share); splits in the order shown.
+        methods: the order of methods, as in `accuracy`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        splits = list(table["split"].unique())
+        columns = min(4, len(splits))
+        rows = -(-len(splits) // columns)
+        figure = Figure(figsize=(10, 0.7 + 2.3 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+        depths = sorted(table["n"].unique())
+        lowest = 100 * float(table["recall"].min())
+        styles = style_of(methods)
+        for axes, split in zip(panels, splits, strict=False):
+            for method, rows_of in table[table["split"] == split].groupby("method"):
+                colour, marker = styles[str(method)]
+                axes.plot(
+                    rows_of["n"],
+                    100 * rows_of["recall"],
+                    marker + "-",
+                    color=colour,
+                    label=method,
+                    markersize=4,
+                )
+            axes.set(title=split.replace("_", " "), xscale="log", xlabel="candidates N")
+            axes.set_xticks(depths, [str(depth) for depth in depths], fontsize=8)
+            axes.minorticks_off()
+            axes.set_ylim(max(-2, lowest - 5), 101)
+        for axes in list(panels):
+            axes.set_visible(False)
+        figure.axes[0].set_ylabel("recall@N, %")
+        _legend(figure)
+    return figure
+
+
+def training(curves: dict[str, pd.DataFrame], methods: Sequence[str]) -> Figure:
+    """Plot every column of the training curves against the step, one panel a column.
+
+    Where a curve has many points, the line is their running mean and the points stand behind it, faint.
+
+    Args:
+        curves: one table a method, with a column `step`; columns may differ and may have gaps.
+        methods: the order of methods, as in `accuracy`; methods without a curve are left out.
+    """
+    with matplotlib.rc_context(_STYLE):
+        names = dict.fromkeys(name for curve in curves.values() for name in curve.columns)
+        names = [name for name in names if name not in ("step", "epoch")]
+        columns = min(3, len(names))
+        rows = -(-len(names) // columns)
+        figure = Figure(figsize=(10, 0.5 + 2.2 * rows), layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        styles = style_of([*methods, *(name for name in curves if name not in methods)])
+        for axes, name in zip(panels, names, strict=False):
+            for method, (colour, _) in styles.items():
+                if method in curves and name in curves[method]:
+                    _curve(axes, curves[method][["step", name]].dropna(), colour, method)
+            axes.set(title=name.replace("_", " "))
+            axes.margins(x=0.02)
+        for axes in panels[len(names) :]:
+            axes.set_visible(False)
+        for axes in panels[max(0, len(names) - columns) : len(names)]:
+            axes.set_xlabel("step")
+        _legend(figure)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure on white; the same figure gives the same bytes."""
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
+
+
+def svg(figure: Figure, name: str) -> str:
+    """Return the figure as an SVG element whose text and grid take the colours of the page around it.
+
+    Args:
+        figure: what is drawn.
+        name: makes the ids inside differ from those of other figures on the page.
+    """
+    buffer = BytesIO()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue().decode("utf-8")
+    element = text[text.index("<svg") :].replace(INK, "currentColor").replace(LINES, "var(--line)")
+    return element.replace("<svg ", f'<svg role="img" aria-label="{name}" class="figure" ', 1)
+
+
+def _offsets(count: int) -> list[float]:
+    step = min(0.16, 0.7 / count)
+    return [(place - (count - 1) / 2) * step for place in range(count)]
+
+
+def _name_splits(axes: Axes, splits: Sequence[str], counts: "pd.Series[int]") -> None:
+    labels = [f"{split.replace('_', ' ')}\nn = {counts[split]}" for split in splits]
+    axes.set_xticks(range(len(splits)), labels)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", visible=False)
+    axes.set_xlim(-0.5, len(splits) - 0.5)
+    later = [place for place, split in enumerate(splits) if split in AFTER]
+    if later and later[0] > 0:
+        axes.axvline(later[0] - 0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            "after the update →",
+            (later[0] - 0.5, 0.5),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+
+
+def _curve(axes: Axes, points: pd.DataFrame, colour: str, label: str) -> None:
+    steps, values = points.iloc[:, 0], points.iloc[:, 1]
+    if len(points) > 60:
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        values = values.rolling(len(points) // 30, min_periods=1, center=True).mean()
+    axes.plot(steps, values, color=colour, label=label, linewidth=1.6)
+
+
+def _legend(figure: Figure) -> None:
+    handles = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=8)
