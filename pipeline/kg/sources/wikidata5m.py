@@ -155,11 +155,11 @@ class Wikidata5M:
 
 
 def shortened(paragraph: str, most: int) -> str:
-    """Return as many whole words of `paragraph` as fit into `most` characters, at single spaces."""
-    text = " ".join(paragraph[: 2 * most].split())
-    if len(text) <= most and len(paragraph) <= 2 * most:
-        return text
-    return text[: most + 1].rpartition(" ")[0] or text[:most]
+    """Return the whole words in the first `most` characters of `paragraph`, at single spaces."""
+    start = paragraph
+    if len(paragraph) > most:
+        start = paragraph[: most + 1].rpartition(" ")[0] or paragraph[:most]
+    return " ".join(start.split())
 
 
 def _unpack(archive: Path, names: list[str], folder: Path, remedy: str) -> None:

@@ -13,7 +13,10 @@ def codex(write) -> None:
     write("codex/codex-s/train.txt", "Q1\tP17\tQ2\nQ3\tP17\tQ2\nQ2\tP47\tQ2\n")
     write("codex/codex-s/valid.txt", "Q4\tP17\tQ2\n")
     write("codex/codex-s/test.txt", "Q1\tP17\tQ2\nQ1\tP47\tQ4\n")
-    write("codex/en/relations.json", '{"P17": {"label": "country"}, "P47": {"label": "border"}, "P1": {"label": "x"}}')
+    write(
+        "codex/en/relations.json",
+        '{"P17": {"label": "country"}, "P47": {"label": "border"}, "P1": {"label": "x"}}',
+    )
     write("slice/entities.tsv.gz", "qid\tlabel\tdescription\nQ1\tLyon\tcity\nQ2\tFrance\t\nQ9\tother\t\n")
 
 
@@ -49,8 +52,8 @@ def test_bad_files_are_named(write, root) -> None:
     (root / "codex" / "en" / "relations.json").unlink()
     with pytest.raises(UserError, match=r"relations.json: not found; .* put it there"):
         CODEX.extract()
+    write("codex/en/relations.json", "{}")
     with pytest.raises(UserError, match=r"train.txt: not found"):
-        write("codex/en/relations.json", "{}")
         replace(CODEX, size="m").extract()
 
 

@@ -12,7 +12,9 @@ from pipeline.kg.sources import files
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\t\n\r"), max_size=8)
 
 
-def test_data_root_is_the_projects_own_unless_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_root_is_the_projects_own_unless_the_environment_names_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("KG_DATA_ROOT", raising=False)
     assert files.data_root() == ROOT / "data" / "external"
     monkeypatch.setenv("KG_DATA_ROOT", "/somewhere")
@@ -32,7 +34,9 @@ def test_an_archive_stands_for_its_folder(root: Path, pack) -> None:
 @given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1))
 def test_tab_separated_rows_come_back_whole(tmp_path_factory: pytest.TempPathFactory, rows) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.tsv.gz"
-    path.write_bytes(gzip.compress("".join("\t".join(row) + "\n" for row in [("a", "b", "c"), *rows]).encode()))
+    path.write_bytes(
+        gzip.compress("".join("\t".join(row) + "\n" for row in [("a", "b", "c"), *rows]).encode())
+    )
     read = list(files.tab_separated(path, ("c", "a"), header=True))
     assert [cells for _, cells in read] == [[c, a] for a, _, c in rows]
     assert [number for number, _ in read] == list(range(2, len(rows) + 2))
@@ -90,7 +94,9 @@ def test_comma_separated_cells_may_be_quoted_and_the_file_may_start_with_a_mark(
     assert list(files.comma_separated(content, "probes.csv", ("b", "a"))) == [(2, ["y", "x, the first"])]
 
 
-@pytest.mark.parametrize(("content", "expected"), [(b"{", "line 1, column 2: no JSON"), (b'"\xff"', "not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"{", "line 1, column 2: no JSON"), (b'"\xff"', "not UTF-8")]
+)
 def test_bad_json(content: bytes, expected: str) -> None:
     with pytest.raises(UserError, match=f"set.json.*{expected}"):
         files.parsed_json(content, "set.json")
@@ -107,7 +113,9 @@ def test_damaged_archives_are_named(write, name: str) -> None:
 def test_archives_without_such_files_and_missing_ones_are_named(root: Path, pack) -> None:
     with pytest.raises(UserError, match=r"holds no \.json file"):
         list(files.members(pack("set.zip", {"a.txt": ""}), ".json"))
-    with pytest.raises(UserError, match=r"other: not found, nor other.zip or other.tar.gz; put it there.*KG_DATA_ROOT"):
+    with pytest.raises(
+        UserError, match=r"other: not found, nor other.zip or other.tar.gz; put it there.*KG_DATA_ROOT"
+    ):
         files.located("other", "put it there")
     with pytest.raises(UserError, match="not found; put the file there, or set KG_DATA_ROOT"):
         list(files.lines(root / "missing.txt"))
@@ -120,7 +128,9 @@ def test_a_download_is_kept_and_a_failed_one_leaves_nothing(tmp_path: Path) -> N
     assert files.download(origin.as_uri(), path, "put it there").read_bytes() == b"content"
     origin.unlink()
     assert files.download(origin.as_uri(), path, "put it there").read_bytes() == b"content"
-    with pytest.raises(UserError, match=r"other.zip: not found, and file:.* can't be fetched .*; put it there"):
+    with pytest.raises(
+        UserError, match=r"other.zip: not found, and file:.* can't be fetched .*; put it there"
+    ):
         files.download(origin.as_uri(), path.with_name("other.zip"), "put it there")
     assert [file.name for file in path.parent.iterdir()] == ["copy.zip"]
 

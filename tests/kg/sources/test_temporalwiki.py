@@ -59,9 +59,13 @@ def test_the_publishers_zip_is_read_and_fetched(root: Path, pack) -> None:
 
 
 def test_what_is_missing_or_damaged_is_named(root: Path, write) -> None:
-    with pytest.raises(UserError, match=r"probes: not found.*put the unpacked CSV files of TWiki-Probes into"):
+    with pytest.raises(
+        UserError, match=r"probes: not found.*put the unpacked CSV files of TWiki-Probes into"
+    ):
         SOURCE.extract()
-    with pytest.raises(UserError, match=r"probes.zip: not found, and file:.*can't be fetched.*put the unpacked CSV"):
+    with pytest.raises(
+        UserError, match=r"probes.zip: not found, and file:.*can't be fetched.*put the unpacked CSV"
+    ):
         replace(SOURCE, url=(root / "gone.zip").as_uri()).extract()
     write("probes/other.csv", HEADER)
     with pytest.raises(UserError, match=r"no file is named like 0801-0901_changed.csv"):

@@ -24,7 +24,9 @@ Q4\tClub\ttrex\t4\t\t
 Q5\tOther club\ttrex\t1\t\t
 Q6\tLondon\ttrex\t1\tin Ontario\t
 """
-RELATIONS = "pid\tlabel\ttriples\tdescription\nP19\tplace of birth\t2\t\nP54\tmember of team\t3\t\nP9\tunused\t0\t\n"
+RELATIONS = (
+    "pid\tlabel\ttriples\tdescription\nP19\tplace of birth\t2\t\nP54\tmember of team\t3\t\nP9\tunused\t0\t\n"
+)
 TRIPLES = """s\tp\to\tsources
 Q1\tP19\tQ2\ttrex
 Q1\tP19\tQ6\ttrex,foreign
@@ -165,8 +167,18 @@ def test_a_cap_never_cuts_a_slot(pairs: list[tuple[str, str]], most: int) -> Non
 @pytest.mark.parametrize(
     ("name", "old", "new", "expected"),
     [
-        ("triples.tsv.gz", "Q2\tP54\tQ4", "Q2\tP54\tQ99", r"line 6: Q99 is not in entities.tsv.gz; add it there"),
-        ("triples.tsv.gz", "Q2\tP54\tQ4", "Q2\tP99\tQ4", r"line 6: P99 is not in relations.tsv; add it there"),
+        (
+            "triples.tsv.gz",
+            "Q2\tP54\tQ4",
+            "Q2\tP54\tQ99",
+            r"line 6: Q99 is not in entities.tsv.gz; add it there",
+        ),
+        (
+            "triples.tsv.gz",
+            "Q2\tP54\tQ4",
+            "Q2\tP99\tQ4",
+            r"line 6: P99 is not in relations.tsv; add it there",
+        ),
         ("triples.tsv.gz", "Q2\tP54\tQ4\ttrex", "Q2\tP54\tQ4", r"line 6: 3 columns instead of 4"),
         ("triples.tsv.gz", TRIPLES, "s\tp\to\tsources\n", "holds a header and no rows"),
         ("entities.tsv.gz", "label_source", "origin", r"line 1: lacks the column 'label_source'"),

@@ -63,8 +63,8 @@ class Kamel:
                 key, _, template = line.partition(",")
                 if not re.fullmatch(r"P\d+", key) or SUBJECT not in template:
                     raise UserError(
-                        f"{path}/{name}, line {number}: {line!r} is no property and, after a comma, a question "
-                        f"that holds {SUBJECT}; correct the line, or {AGAIN}"
+                        f"{path}/{name}, line {number}: {line!r} is no property and, after a comma, a "
+                        f"question that holds {SUBJECT}; correct the line, or {AGAIN}"
                     )
                 found[key] = template.strip()
         return found

@@ -53,7 +53,10 @@ class _Date:
     """What one date tells."""
 
     tails: defaultdict[Slot, set[str]] = field(default_factory=lambda: defaultdict(set))
-    questions: dict[tuple[Slot, tuple[str, ...]], tuple[str, str, list[str]]] = field(default_factory=dict)
+    questions: dict[tuple[Slot, tuple[str, ...]], tuple[str, tuple[Slot, ...], str, list[str]]] = field(
+        default_factory=dict
+    )
+    """Text, slots, kind and answers, by the first slot and the relations after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +96,10 @@ class Pat:
         ]
         used = {relation for _, slots in told for _, relation in slots}
         asked: dict[object, SourceQuestion] = {}
-        for told_then in dates.values():
-            for (first, rest), (text, kind, answers) in told_then.questions.items():
-                hops = [first, *((middle, rest[0]) for middle in sorted(told_then.tails[first]) if rest)]
+        for date_told in dates.values():
+            for asks, (text, hops, kind, answers) in date_told.questions.items():
                 labels = tuple(dict.fromkeys(entities[key].label for key in answers))
-                asked[first, rest] = SourceQuestion(text, tuple(hops), labels, "test", kind)
+                asked[asks] = SourceQuestion(text, hops, labels, "test", kind)
         return Extract(
             entities=entities,
             relations={key: _label(key) for key in sorted(used)},
@@ -137,7 +139,8 @@ def _read(item: Any, kind: str, date: _Date, entities: dict[str, Entity], counts
     date.tails[first] |= {entity["ID"] for entity in middle} or set(answers)
     for entity in middle:
         date.tails[entity["ID"], relations[1]] |= set(answers)
-    date.questions[first, relations[1:]] = (item["question"], kind, answers)
+    hops = (first, *((entity["ID"], relations[1]) for entity in middle))
+    date.questions[first, relations[1:]] = (item["question"], hops, kind, answers)
 
 
 def _label(key: str) -> str:
