@@ -24,9 +24,11 @@ Q4\tClub\ttrex\t4\t\t
 Q5\tOther club\ttrex\t1\t\t
 Q6\tLondon\ttrex\t1\tin Ontario\t
 """
-RELATIONS = (
-    "pid\tlabel\ttriples\tdescription\nP19\tplace of birth\t2\t\nP54\tmember of team\t3\t\nP9\tunused\t0\t\n"
-)
+RELATIONS = """pid\tlabel\ttriples\tdescription
+P19\tplace of birth\t2\t
+P54\tmember of team\t3\t
+P9\tunused\t0\t
+"""
 TRIPLES = """s\tp\to\tsources
 Q1\tP19\tQ2\ttrex
 Q1\tP19\tQ6\ttrex,foreign
