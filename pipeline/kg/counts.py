@@ -11,7 +11,9 @@ from pipeline.kg.facts import FOLDS, Ids
 from pipeline.kg.numbering import Numbered
 
 
-def count(graph: Numbered, fold: Sequence[str], names: Sequence[str], relations: dict[str, str]) -> dict[str, Any]:
+def count(
+    graph: Numbered, fold: Sequence[str], names: Sequence[str], relations: dict[str, str]
+) -> dict[str, Any]:
     """Return the counts of a build; `fold` is by fact, `names` by snapshot, `relations` labels by key."""
     slots = graph.triples[:, 0] * len(graph.relations) + graph.triples[:, 1]
     folds = np.array(fold)
@@ -50,10 +52,8 @@ def count(graph: Numbered, fold: Sequence[str], names: Sequence[str], relations:
     }
 
 
-def testable(
-    slots: Ids, tails: Ids, live: NDArray[np.bool_], folds: NDArray[np.str_]
-) -> dict[str, int]:
-    """Return how many slots of fold test are unchanged, updated, added or removed from first to last snapshot.
+def testable(slots: Ids, tails: Ids, live: NDArray[np.bool_], folds: NDArray[np.str_]) -> dict[str, int]:
+    """Return how many slots of fold test the last snapshot answers as the first, otherwise, newly, not.
 
     A slot is known by its number (`slots`, [M]); its answer is the set of its tails (`tails`, [M]).
     """

@@ -45,7 +45,9 @@ def airports(draft: Draft, release: Wheel) -> list[Triple]:
         )
         state = states.get(plain(row["subd"]), "") if code == "US" else ""
         city = draft.find("city", code, row["city"], state) or _own(draft, "place", code, row["city"], place)
-        region = draft.find("subdivision", code, row["subd"]) or _own(draft, "region", code, row["subd"], place)
+        region = draft.find("subdivision", code, row["subd"]) or _own(
+            draft, "region", code, row["subd"], place
+        )
         tails = {
             "country": country,
             "city_served": city,
@@ -56,7 +58,9 @@ def airports(draft: Draft, release: Wheel) -> list[Triple]:
         }
         facts.update({(key, relation, tail): None for relation, tail in tails.items() if tail})
         # Places that only airports name are linked to their country too, or they would hang in the air.
-        facts.update({(tail, "country", country): None for tail in (city, region) if tail and ":" + code + ":" in tail})
+        facts.update(
+            {(tail, "country", country): None for tail in (city, region) if tail and ":" + code + ":" in tail}
+        )
     return [Triple(head, relation, tail, source=source) for head, relation, tail in facts]
 
 
@@ -78,13 +82,18 @@ def _rows(release: Wheel) -> Iterator[dict[str, str]]:
     try:
         text = release.read(MEMBER).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: {MEMBER} is not UTF-8 ({error}); pin another release in conf/data") from error
+        raise UserError(
+            f"{name}: {MEMBER} is not UTF-8 ({error}); pin another release in conf/data"
+        ) from error
     reader = csv.DictReader(io.StringIO(text))
     need(reader.fieldnames or [], COLUMNS, release, MEMBER)
-    rows = 0
-    for rows, row in enumerate(reader, 1):
+    empty = True
+    for row in reader:
+        empty = False
         if any(row[column] is None for column in COLUMNS) or not row["icao"]:
-            raise UserError(f"{name}: {MEMBER}, line {reader.line_num}: cut short; pin another release in conf/data")
+            raise UserError(
+                f"{name}: {MEMBER}, line {reader.line_num}: cut short; pin another release in conf/data"
+            )
         try:
             row["elevation"] = str(round(float(row["elevation"]))) if row["elevation"] else ""
         except ValueError as error:
@@ -93,5 +102,5 @@ def _rows(release: Wheel) -> Iterator[dict[str, str]]:
                 "pin another release in conf/data"
             ) from error
         yield row
-    if not rows:
+    if empty:
         raise UserError(f"{name}: {MEMBER} holds no airport; pin a release that holds data in conf/data")

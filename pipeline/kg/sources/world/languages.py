@@ -1,4 +1,4 @@
-"""Languages and writing systems, from pycountry (ISO 639-3, ISO 15924) and language_data (CLDR, Wiktionary)."""
+"""Languages and writing systems, from pycountry (ISO 639-3, 15924) and language_data (CLDR, Wiktionary)."""
 
 import ast
 import csv
@@ -9,7 +9,12 @@ from pipeline.config import UserError
 from pipeline.kg.sources.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, read_json
 
-STATUS = {"L": "living language", "E": "extinct language", "H": "historical language", "A": "ancient language"}
+STATUS = {
+    "L": "living language",
+    "E": "extinct language",
+    "H": "historical language",
+    "A": "ancient language",
+}
 STATUS |= {"C": "constructed language"}
 
 
@@ -22,7 +27,7 @@ def languages(draft: Draft, iso: Wheel) -> None:
             continue
         key, label = f"language:{row.get('alpha_2', row['alpha_3'])}", row["name"].split(" (")[0]
         longer = (f"{label} language", f"{label} ({row['alpha_3']})")
-        draft.name(key, label, f"{STATUS[row['type']]}, {row['alpha_3']}", qualified=longer)
+        draft.name(key, label, "language", qualified=longer)
         draft.value(key, "language_status", STATUS[row["type"]], "pycountry")
         draft.value(key, "iso639_3", row["alpha_3"], "pycountry")
     for row in read_json(iso, "pycountry/databases/iso15924.json")["15924"]:
@@ -73,7 +78,9 @@ def _speakers(draft: Draft, data: Wheel) -> None:
 def _assigned(data: Wheel, member: str, name: str) -> dict[str, int]:
     """Return the literal that a Python file assigns to `name`, without running the file."""
     for node in ast.parse(data.read(member)).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in node.targets
+        ):
             value: dict[str, int] = ast.literal_eval(node.value)
             return value
     raise UserError(f"{data.path.name}: {member} assigns no {name}; pin another release in conf/data")
