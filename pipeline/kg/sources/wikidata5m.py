@@ -156,10 +156,11 @@ class Wikidata5M:
 
 def shortened(paragraph: str, most: int) -> str:
     """Return the whole words in the first `most` characters of `paragraph`, at single spaces."""
-    start = paragraph
-    if len(paragraph) > most:
-        start = paragraph[: most + 1].rpartition(" ")[0] or paragraph[:most]
-    return " ".join(start.split())
+    start = paragraph[: most + 1]
+    words = start.split()
+    if len(paragraph) > most and not start[-1].isspace():
+        words = words[:-1] or [words[0][:most]]
+    return " ".join(words)
 
 
 def _unpack(archive: Path, names: list[str], folder: Path, remedy: str) -> None:
