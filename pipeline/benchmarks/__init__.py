@@ -1,0 +1,1 @@
+"""Commands that measure one part against published figures; none is a stage of the DAG."""
