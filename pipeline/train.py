@@ -15,17 +15,17 @@ from tqdm import tqdm
 from pipeline.config import Paths, UserError, stage
 from pipeline.evaluation.systems import NAMES, open_system
 from pipeline.kg.facts import Graph, read_table
-from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.graph import Correspondence
 from pipeline.memory.store import Memory
 from pipeline.model.adapter import save_adapter
 from pipeline.model.dysk import Dysk
-from pipeline.model.fitting import Pool, Train, Trainer, fit
+from pipeline.model.fitting import Pool, Train, fit
 from pipeline.model.ours import Ours, OurSystem
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve, Logger, run
+from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
 log = logging.getLogger(__name__)

@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
+from pipeline.config import UserError
+
 ACCELERATORS = ("auto", "cpu", "gpu")
-PRECISIONS = ("32-true", "bf16-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Accelerator, number of processes and number format."""
+    """Accelerator and number of processes; number formats belong to the models: see conf/lm."""
 
     accelerator: str
     """`cpu`, `gpu`, or `auto`: a GPU where there is one."""
@@ -21,18 +22,12 @@ class Trainer:
     """Hosts of the run."""
     strategy: str
     """How Lightning spreads the work: `auto`, `ddp`, `fsdp`."""
-    precision: str
-    """Format of weights and activations: `bf16-true`, `bf16-mixed`, `16-mixed` or `32-true`."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.accelerator not in ACCELERATORS:
             raise ValueError(
                 f"trainer.accelerator must be one of {', '.join(ACCELERATORS)}, not {self.accelerator}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"trainer.precision must be one of {', '.join(PRECISIONS)}, not {self.precision}"
             )
         for name in ("devices", "hosts"):
             if getattr(self, name) < 1:
@@ -43,11 +38,11 @@ class Trainer:
         """The device of this process's tensors outside a Lightning loop.
 
         Raises:
-            ValueError: `accelerator` is `gpu` and torch sees none.
+            UserError: `accelerator` is `gpu` and torch sees none.
         """
         seen = torch.cuda.is_available()
         if self.accelerator == "gpu" and not seen:
-            raise ValueError(
+            raise UserError(
                 "trainer.accelerator is gpu, but torch sees none: choose trainer=cpu or trainer=auto, "
                 "or install an accelerator build of torch"
             )

@@ -1,6 +1,7 @@
 """Builds a system on what the stages wrote, and makes an answerer of it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -40,8 +41,6 @@ def open_system(
     Raises:
         UserError: an output of an earlier stage or the weights are missing.
     """
-    from dataclasses import replace
-
     texts = TextEncoder(encoder, device)
     settings = replace(memory, layout=LAYOUTS.get(type(method), memory.layout))
     facts = KnowledgeMemory.open(paths.index, settings, texts)

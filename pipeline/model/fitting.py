@@ -1,4 +1,4 @@
-"""The Lightning loop that fits a system's reader: warm-up and cosine, curve, checkpoints that survive a kill."""
+"""The Lightning loop that fits a reader: warm-up and cosine, curve, checkpoints that survive a kill."""
 
 import math
 import random
@@ -16,6 +16,7 @@ from pipeline.config import UserError
 from pipeline.model.retrieval import Retrieval
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve
+from pipeline.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,33 +53,6 @@ class Train:
             raise ValueError(
                 "train.batch_size, checkpoint_every and every value of train.steps must be at least 1"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """Where Lightning runs."""
-
-    accelerator: str
-    """`auto`, `cpu` or `gpu`."""
-    devices: int
-    """Processes a host."""
-    hosts: int
-    """Hosts."""
-    strategy: str
-    """Lightning's strategy: `auto`, `ddp` …"""
-
-    @property
-    def device(self) -> torch.device:
-        """Where frozen models are held.
-
-        Raises:
-            UserError: a GPU is asked for and torch sees none.
-        """
-        if self.accelerator == "gpu" and not torch.cuda.is_available():
-            raise UserError(
-                "trainer.accelerator is gpu, but torch sees no GPU; choose trainer=cpu or trainer=auto"
-            )
-        return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -225,10 +199,7 @@ def fit(
         dirpath=checkpoints, every_n_train_steps=settings.checkpoint_every, save_last=True, save_top_k=0
     )
     loop = lightning.Trainer(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.hosts,
-        strategy=trainer.strategy,
+        **trainer.arguments(),
         max_steps=steps,
         max_epochs=-1,
         gradient_clip_val=settings.gradient_clip,
