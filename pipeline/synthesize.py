@@ -13,11 +13,12 @@ import torch
 from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph, read_table, write_table
 from pipeline.kg.leakage import leakage
-from pipeline.kg.nouns import Nouns, NounWriter, Spent, name_relations
-from pipeline.kg.questions import Asker, Limits, Wording
+from pipeline.kg.naming import Nouns, NounWriter, Spent, name_relations
+from pipeline.kg.questions import Asker
 from pipeline.kg.slots import Slots
 from pipeline.kg.synthesis import Rows, diversity, kg2kv, mirrored, usable
 from pipeline.kg.synthetic import ATTRIBUTES, Synthetic, synthetic
+from pipeline.kg.wording import Limits, Wording
 from pipeline.kg.writers import Endpoint, LocalWriter
 from pipeline.weights import LanguageModel, load_language_model
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import UserError
-from pipeline.kg.nouns import COLUMNS, Nouns, clean, fault, name_relations, read_table, reviewed, rule
+from pipeline.kg.naming import Nouns, name_relations
+from pipeline.kg.nouns import COLUMNS, clean, fault, read_table, reviewed, rule
 from pipeline.kg.writers import Endpoint
 from tests.kg.graphs import synthesis
 
