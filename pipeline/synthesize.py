@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from tqdm import tqdm
 
 from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph, read_table, write_table
@@ -56,7 +57,11 @@ def synthesize(synthesis: Synthesis, lm: LanguageModel, paths: Paths, seed: int,
     relations = list(zip(graph.relations["key"].to_pylist(), graph.relation_labels, strict=True))
     model = synthesis.endpoint.model if synthesis.nouns.writer == "endpoint" else lm.name
     nouns, spent = name_relations(
-        relations, mirrored(graph).tolist(), synthesis.nouns, model, lambda: _writer(synthesis, lm)
+        tqdm(relations, "nouns", unit="relation", disable=None),
+        mirrored(graph).tolist(),
+        synthesis.nouns,
+        model,
+        lambda: _writer(synthesis, lm),
     )
     columns = {name: graph.relations[name] for name in ("id", "key", "label")}
     write_table(out, "relations", columns | {"noun_tail": nouns[0], "noun_head": nouns[1]})

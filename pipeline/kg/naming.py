@@ -9,7 +9,7 @@ import csv
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -114,7 +114,7 @@ class Spent:
 
 
 def name_relations(
-    relations: Sequence[tuple[str, str]],
+    relations: Iterable[tuple[str, str]],
     symmetric: Sequence[bool],
     nouns: Nouns,
     model: str,
@@ -148,7 +148,7 @@ def name_relations(
         tails.append(tail)
         heads.append(asked.noun(label, "head", unlike=None if mirrored else tail))
     asked.save()
-    log.info("nouns of %d relations: %s", len(relations), spent)
+    log.info("nouns of %d relations: %s", len(tails), spent)
     return (tails, heads), spent
 
 
