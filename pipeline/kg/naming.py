@@ -136,18 +136,20 @@ def name_relations(
     spent = asked.spent
     tails: list[str] = []
     heads: list[str] = []
-    for (key, label), mirrored in zip(relations, symmetric, strict=True):
-        spent.asked += 2
-        row = reviewed(known, key, label)
-        if row is not None:
-            spent.table += 2
-            tails.append(row.noun_tail)
-            heads.append(row.noun_head)
-            continue
-        tail = asked.noun(label, "tail", unlike=None)
-        tails.append(tail)
-        heads.append(asked.noun(label, "head", unlike=None if mirrored else tail))
-    asked.save()
+    try:
+        for (key, label), mirrored in zip(relations, symmetric, strict=True):
+            spent.asked += 2
+            row = reviewed(known, key, label)
+            if row is not None:
+                spent.table += 2
+                tails.append(row.noun_tail)
+                heads.append(row.noun_head)
+                continue
+            tail = asked.noun(label, "tail", unlike=None)
+            tails.append(tail)
+            heads.append(asked.noun(label, "head", unlike=None if mirrored else tail))
+    finally:
+        asked.save()  # what was paid for outlives a failure
     log.info("nouns of %d relations: %s", len(tails), spent)
     return (tails, heads), spent
 

@@ -136,6 +136,14 @@ def test_sources_are_asked_in_order_and_counted(tmp_path: Path) -> None:
     assert len(writer.prompts) == 16, "another prompt is another version"
 
 
+def test_answers_survive_a_failure(tmp_path: Path) -> None:
+    writer = Scripted({("brews", "tail"): "beer", ("brews", "head"): "brewer"})
+    with pytest.raises(AssertionError, match="sings"):
+        ask(["brews", "sings"], config(tmp_path), writer)
+    _, spent = ask(["brews"], config(tmp_path), Scripted({}))
+    assert (spent["cache"], spent["called"]) == (2, 0)
+
+
 def test_llm_only_leaves_the_table_out(tmp_path: Path) -> None:
     writer = Scripted({("place of birth", "tail"): "birthplace", ("place of birth", "head"): "person born"})
     pairs, spent = ask(["place of birth"], config(tmp_path, ask="llm_only"), writer)
