@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def synthesize(synthesis: Synthesis, lm: LanguageModel, paths: Paths, seed: int,
         "facts": graph.facts.num_rows,
         "rows": _sides(kv),
         "questions": counts,
-        "nouns": asdict(spent)
+        "nouns": vars(spent)
         | {"version": synthesis.nouns.version, "model": model, "ask": synthesis.nouns.ask},
         "generators": _compare(graph, nouns, facts, invented, spent),
         "leakage": leakage(graph, read_table(out, "questions")),

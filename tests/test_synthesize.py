@@ -10,6 +10,7 @@ from pipeline.kg.facts import Graph, read_table, write_table
 from pipeline.synthesize import synthesize
 from pipeline.weights import LanguageModel
 from tests.kg.graphs import paths, synthesis, write_graph
+from tests.kg.services import ANSWER, Server
 
 LM = LanguageModel(
     name="none", source="nowhere", sha256="", dtype="float32", prompt="{facts}{question}", stop="."
@@ -62,6 +63,21 @@ def test_the_synthetic_generator_replaces_the_rows_only(tmp_path: Path) -> None:
     out = run(tmp_path, "generator=synthetic")
     assert set(read_table(out, "kv")["side"].to_pylist()) == {"synthetic"}
     assert (out / "questions.parquet").read_bytes() == questions
+
+
+def test_nouns_from_an_endpoint_are_checked_and_paid_for(tmp_path: Path) -> None:
+    graph = write_graph(tmp_path / "tables")
+    with Server([(200, ANSWER)]) as server:
+        writer = ["nouns.writer=endpoint", "nouns.ask=llm_only", f"nouns.cache={tmp_path}/nouns.tsv"]
+        out = run(tmp_path, *writer, f"endpoint.base_url={server.endpoint.base_url}")
+    assert len(server.seen) == 12
+    figures = json.loads((out / "synthesize.json").read_text())
+    assert figures["nouns"]["rejected"] == {"head is tail": 6}
+    assert (figures["nouns"]["accepted"], figures["nouns"]["fallback"]) == (6, 6)
+    kg = figures["generators"]["kg2kv"]
+    assert kg["llm_tokens"] == 12 * 42
+    assert kg["llm_tokens_per_triple"] == pytest.approx(12 * 42 / graph.facts.num_rows, abs=1e-4)
+    assert set(read_table(out, "relations")["noun_tail"].to_pylist()) == {"brewer"}
 
 
 def test_an_empty_graph_is_an_error(tmp_path: Path) -> None:
