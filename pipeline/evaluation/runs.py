@@ -45,8 +45,6 @@ class Evaluate:
     """Which splits are asked, of `BEFORE` and `AFTER`; each side is asked in this order."""
     batch_size: int
     """Questions that are answered at once."""
-    max_answer_tokens: int
-    """Tokens after which a generated answer is cut."""
     recall_at: list[int]
     """Depths N of recall@N."""
     bootstrap_samples: int
@@ -57,7 +55,7 @@ class Evaluate:
             raise ValueError(
                 f"evaluate.questions_per_split must be 0 (all) or more, not {self.questions_per_split}"
             )
-        for name in ("batch_size", "max_answer_tokens", "bootstrap_samples"):
+        for name in ("batch_size", "bootstrap_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluate.{name} must be at least 1, not {getattr(self, name)}")
         unknown = [split for split in self.splits if split not in (*BEFORE, *AFTER)]

@@ -24,7 +24,17 @@ Ids = NDArray[np.int64]
 FOLDS = ("train", "valid", "test", "unseen_relation")
 """Disjoint groups of facts: by head entity, and the last by relation. Only `train` is trained on."""
 
-SPLITS = ("train", "valid", "seen", "unseen", "unseen_relation", "updated", "added", "unchanged", "unanswerable")
+SPLITS = (
+    "train",
+    "valid",
+    "seen",
+    "unseen",
+    "unseen_relation",
+    "updated",
+    "added",
+    "unchanged",
+    "unanswerable",
+)
 """Groups of questions; DESIGN of each: see `pipeline.kg.questions`."""
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -163,7 +173,9 @@ class Graph:
     def live(self, snapshot: int = 0) -> NDArray[np.bool_]:
         """Return which facts hold in `snapshot`: [M]."""
         holds: NDArray[np.bool_] = self.facts["snapshot"].to_numpy() == 0
-        for number, op, fact in zip(*(self.changes[name].to_pylist() for name in ("snapshot", "op", "fact")), strict=True):
+        for number, op, fact in zip(
+            *(self.changes[name].to_pylist() for name in ("snapshot", "op", "fact")), strict=True
+        ):
             if number <= snapshot:
                 holds[fact] = op == "upsert"
         return holds

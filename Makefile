@@ -1,0 +1,58 @@
+# make repro        set up, run every stage that is out of date, print the results
+# make ask Q="…"    ask the trained model one question
+# make test         formatting, types, tests, branch coverage
+# make soak         the tests that take minutes
+#
+# Variables: VENV (folder of the environment), PYTHON (the interpreter that makes it), TORCH (what pip
+# installs as torch, an accelerator's build for instance), EXTRA (cpu, or gpu for faiss-gpu).
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+EXTRA ?= cpu
+
+BIN := $(abspath $(VENV))/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CORES := $(shell nproc 2>/dev/null || echo 2)
+
+export OMP_NUM_THREADS ?= $(CORES)
+export MKL_NUM_THREADS ?= $(CORES)
+export TOKENIZERS_PARALLELISM ?= false
+export Q
+
+.PHONY: setup repro ask test soak clean
+
+setup: $(VENV)/.installed-$(EXTRA)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: what TORCH names must not be replaced by another build of it.
+$(VENV)/.installed-$(EXTRA): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) $(TORCH)
+	$(INSTALL) -c constraints.txt -e '.[$(EXTRA)]'
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-$(EXTRA)
+	$(INSTALL) -c constraints.txt -e '.[$(EXTRA),test]'
+	touch $@
+
+repro: setup
+	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
+	@cat reports/results.md
+	@echo "Report: $(CURDIR)/reports/report.html"
+
+ask: setup
+	@$(BIN)/python -m pipeline.ask "$$Q"
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m "not soak" --cov --cov-report=term:skip-covered
+
+soak: $(VENV)/.installed-test
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m soak
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* outputs multirun wandb build

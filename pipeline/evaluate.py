@@ -1,0 +1,33 @@
+"""Stage `evaluate`: asks one method the questions of every split, before and after the graph changes."""
+
+from pathlib import Path
+
+from pipeline.config import Paths, stage
+from pipeline.evaluation.majority import Majority
+from pipeline.evaluation.methods import build
+from pipeline.evaluation.runs import Evaluate, run
+from pipeline.evaluation.systems import Method
+from pipeline.kg.facts import Graph, read_table
+from pipeline.memory.store import Memory
+from pipeline.weights import Encoder, LanguageModel
+
+
+@stage
+def evaluate(
+    method: Method | Majority,
+    memory: Memory,
+    lm: LanguageModel,
+    encoder: Encoder,
+    evaluate: Evaluate,
+    paths: Paths,
+    seed: int,
+    out: Path,
+) -> None:
+    """Write the answers of `method` and what they are worth."""
+    graph = Graph.read(paths.tables, relations=paths.kv)
+    answerer = build(method, memory=memory, lm=lm, encoder=encoder, graph=graph, paths=paths)
+    run(answerer, graph, read_table(paths.kv, "questions"), evaluate, seed, out)
+
+
+if __name__ == "__main__":
+    evaluate()

@@ -1,0 +1,104 @@
+"""Builds a system on what the stages wrote, and makes an answerer of it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from pipeline.config import Paths
+from pipeline.evaluation.methods import Answerer, Answers, register
+from pipeline.kg.facts import Graph
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.graph import Correspondence, replay
+from pipeline.memory.store import KnowledgeMemory, Memory
+from pipeline.model.adapter import load_adapter
+from pipeline.model.closedbook import ClosedBook, ClosedBookSystem
+from pipeline.model.dysk import Dysk, DyskSystem
+from pipeline.model.facts import FactVectors, rotate_vectors
+from pipeline.model.ours import Ours, OurSystem
+from pipeline.model.rag import Rag, RagSystem
+from pipeline.model.reader import Reader
+from pipeline.model.system import System
+from pipeline.weights import Encoder, LanguageModel
+
+Method = Ours | Rag | Dysk | ClosedBook
+NAMES = {Ours: "ours", Rag: "rag", Dysk: "dysk", ClosedBook: "closed_book"}
+LAYOUTS = {Rag: "slot", Dysk: "factored"}
+"""Methods that need one layout of the memory, whatever the configuration chooses for the others."""
+
+
+def open_system(
+    method: Method,
+    memory: Memory,
+    lm: LanguageModel,
+    encoder: Encoder,
+    graph: Graph,
+    paths: Paths,
+    device: torch.device,
+) -> System:
+    """Return the untrained system of `method`, on the memory of the stage `index`.
+
+    Raises:
+        UserError: an output of an earlier stage or the weights are missing.
+    """
+    texts = TextEncoder(encoder, device)
+    settings = replace(memory, layout=LAYOUTS.get(type(method), memory.layout))
+    facts = KnowledgeMemory.open(paths.index, settings, texts)
+    reader = Reader(lm, device)
+    if isinstance(method, Ours):
+        return OurSystem(method, reader, texts, facts)
+    if isinstance(method, Rag):
+        return RagSystem(method, reader, texts, facts)
+    if isinstance(method, ClosedBook):
+        return ClosedBookSystem(method, reader, texts, facts)
+    rotate = rotate_vectors(paths.rotate / "rotate.safetensors", graph)
+    return DyskSystem(method, reader, texts, facts, FactVectors(facts, method.space, *rotate))
+
+
+class SystemAnswerer:
+    """A system that speaks of facts by their ids in the tables.
+
+    Args:
+        name: what tables and plots call it.
+        system: what answers.
+        graph: the tables.
+    """
+
+    def __init__(self, name: str, system: System, graph: Graph) -> None:
+        self.name = name
+        self.system = system
+        self._same = Correspondence(graph, system.memory)
+        self._snapshot = 0
+
+    def answer(self, questions: Sequence[str]) -> Answers:
+        """Return the answers to one batch of questions."""
+        with self.system.attached():
+            reply = self.system.reply(questions)
+        return Answers(
+            reply.texts,
+            [[self._same.fact(row) for row in rows] for rows in reply.facts],
+            reply.weights,
+            [[self._same.fact(row) for row in rows] for rows in reply.candidates],
+            reply.refusal,
+            reply.refused,
+        )
+
+    def update(self, graph: Graph, snapshot: int) -> None:
+        """Apply the changes up to `snapshot` to the memory."""
+        replay(graph, self.system.memory, self._snapshot, snapshot)
+        self._snapshot = snapshot
+
+
+def _answerer(
+    method: Method, memory: Memory, lm: LanguageModel, encoder: Encoder, graph: Graph, paths: Paths
+) -> Answerer:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    system = open_system(method, memory, lm, encoder, graph, paths, device)
+    name = NAMES[type(method)]
+    if not isinstance(method, ClosedBook):
+        load_adapter(system, paths.adapters / name)
+    return SystemAnswerer(name, system.eval(), graph)
+
+
+for _kind in NAMES:
+    register(_kind)(_answerer)

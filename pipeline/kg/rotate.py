@@ -1,0 +1,244 @@
+"""RotatE: relations turn entities in the complex plane, |h∘r − t| says how far a fact is from holding.
+
+Sun et al. 2019, arXiv 1902.10197. The model, its embeddings and the constraint |r| = 1 are PyKEEN's.
+Scoring many candidates at once is ours: both questions about a fact, (h, r, ?) and (?, r, t), become a
+point q = h∘r or q = t∘r̄, and the score of a candidate is minus its distance to q.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Complex, Float, Int
+from pykeen.losses import NSSALoss
+from pykeen.models import ERModel
+from pykeen.nn.init import init_phases
+from pykeen.nn.modules import RotatEInteraction
+from pykeen.triples import CoreTriplesFactory
+from pykeen.utils import NoRandomSeedNecessary, complex_normalize, negative_norm
+from torch import Tensor
+
+NORMS = {"l1": (1, False), "l2": (2, False), "squared": (2, True)}
+"""Name of a distance: the p of PyKEEN's norm over the moduli, and whether its p-th power is taken."""
+
+SIDES = ("tail", "head")
+"""The two questions about a fact: (h, r, ?) and (?, r, t)."""
+
+CHOICES = {
+    "norm": tuple(NORMS),
+    "trainer": ("self_adversarial", "shared", "one_vs_all"),
+    "optimizer": ("adam", "adagrad"),
+    "precision": ("highest", "high", "medium"),
+    "device": ("auto", "cpu", "cuda"),
+}
+"""What the keys of `Rotate` that name something may name."""
+
+COUNTS = (
+    "dimension",
+    "negatives",
+    "batch_size",
+    "epochs",
+    "evaluate_every",
+    "patience",
+    "evaluation_batch_size",
+)
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    *((key, lambda value: value >= 1, "at least 1") for key in COUNTS),
+    *(
+        (key, lambda value: value > 0, "above 0")
+        for key in ("margin", "adversarial_temperature", "initial_scale", "learning_rate")
+    ),
+    *((key, lambda value: value >= 0, "at least 0") for key in ("regularisation", "final_learning_rate")),
+    *(
+        (key, lambda value: 0 <= value < 1, "in [0, 1)")
+        for key in ("dropout", "label_smoothing", "validation", "test")
+    ),
+)
+"""Keys of `Rotate`, what their value must hold, and how an error says it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotate:
+    """How RotatE is trained and evaluated."""
+
+    dimension: int
+    """Complex dimensions of an entity; a vector is written as twice as many real numbers."""
+    norm: str
+    """Distance: l1 (sum of moduli, as the original), l2 (PyKEEN's), squared (of l2; ranks as l2 does)."""
+    trainer: str
+    """self_adversarial (NSSALoss, negatives per fact), shared (NSSALoss, negatives per batch), or one_vs_all.
+
+    one_vs_all is the cross-entropy of the answer over all entities."""
+    margin: float
+    """γ of NSSALoss, in units of the distance; one_vs_all doesn't read it."""
+    adversarial_temperature: float
+    """α of NSSALoss: how much hard negatives weigh; one_vs_all doesn't read it."""
+    negatives: int
+    """Negatives per fact and side, or per batch and side; one_vs_all doesn't read it."""
+    inverse_relations: bool
+    """Whether (?, r, t) has a rotation of its own in place of r̄; fold-in then sees only one of the two."""
+    initial_scale: float
+    """Real and imaginary parts of entities start uniform in ± this."""
+    regularisation: float
+    """Weight of the mean of Σ|h|³ + Σ|t|³ over a batch (N3, arXiv 1806.07297; |r| is 1)."""
+    dropout: float
+    """Share of the dimensions of a query that are zeroed in training."""
+    label_smoothing: float
+    """Share of the target that one_vs_all spreads over all entities."""
+    optimizer: str
+    """adam or adagrad, with dense gradients."""
+    learning_rate: float
+    """Step size at the start."""
+    final_learning_rate: float
+    """Step size at the end, of the epochs or of the time if that is short; it falls linearly."""
+    batch_size: int
+    """Facts per step."""
+    epochs: int
+    """Passes over the facts, at most."""
+    evaluate_every: int
+    """Epochs between evaluations; each is also a checkpoint."""
+    patience: int
+    """Evaluations without a better validation MRR after which training stops."""
+    validation: float
+    """Share of the facts held out at random to choose the epoch."""
+    test: float
+    """Share of the facts held out at random to report."""
+    evaluation_batch_size: int
+    """Questions ranked at once."""
+    precision: str
+    """Of float32 matrix products: highest, high or medium (TF32 or bfloat16 where the device has them)."""
+    device: str
+    """auto (a GPU if there is one), cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        for key, known in CHOICES.items():
+            if getattr(self, key) not in known:
+                raise ValueError(
+                    f"rotate.{key} must be one of {', '.join(known)}, not {getattr(self, key)!r}"
+                )
+        for key, holds, rule in RANGES:
+            if not holds(getattr(self, key)):
+                raise ValueError(f"rotate.{key} must be {rule}, not {getattr(self, key)}")
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"rotate.validation + rotate.test must be below 1, not {self.validation + self.test}"
+            )
+
+
+class Rotation(RotatEInteraction):  # type: ignore[misc]
+    """−‖h∘r − t‖ with the norm that was asked for; PyKEEN 1.11's own takes p = 2 whatever p it is given."""
+
+    def forward(
+        self, h: Complex[Tensor, "*#S d"], r: Complex[Tensor, "*#S d"], t: Complex[Tensor, "*#S d"]
+    ) -> Float[Tensor, "*S"]:
+        """Return the score of each fact."""
+        scores: Tensor = negative_norm(h * r - t, p=self.p, power_norm=self.power_norm)
+        return scores
+
+
+def build(rotate: Rotate, entities: int, relations: int, seed: int) -> ERModel:
+    """Return a PyKEEN model with `entities` and `relations` rows; the global random state is left as it was.
+
+    With inverse relations the rotation that answers (?, r, t) is row `relations + r`.
+    """
+    rows = relations * (2 if rotate.inverse_relations else 1)
+    p, power = NORMS[rotate.norm]
+    shape = CoreTriplesFactory(torch.zeros(1, 3, dtype=torch.long), num_entities=entities, num_relations=rows)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ERModel(
+            triples_factory=shape,
+            interaction=Rotation,
+            interaction_kwargs={"p": p, "power_norm": power},
+            entity_representations_kwargs={
+                "shape": rotate.dimension,
+                "dtype": torch.cfloat,
+                "unique": False,
+                "initializer": torch.nn.init.uniform_,
+                "initializer_kwargs": {"a": -rotate.initial_scale, "b": rotate.initial_scale},
+            },
+            relation_representations_kwargs={
+                "shape": rotate.dimension,
+                "dtype": torch.cfloat,
+                "unique": False,
+                "initializer": init_phases,
+                "constrainer": complex_normalize,
+            },
+            loss=NSSALoss(margin=rotate.margin, adversarial_temperature=rotate.adversarial_temperature),
+            random_seed=NoRandomSeedNecessary,
+        )
+
+
+def rotated(
+    entities: Complex[Tensor, "B d"], relations: Complex[Tensor, "B d"], side: str
+) -> Complex[Tensor, "B d"]:
+    """Return the point that the answer should be near: h∘r for the tail side, t∘r̄ for the head side."""
+    return entities * (relations if side == "tail" else relations.conj())
+
+
+def distances(
+    queries: Complex[Tensor, "B d"], candidates: Complex[Tensor, "N d"], norm: str
+) -> Float[Tensor, "B N"]:
+    """Return the distance of each query to each candidate, in the named norm.
+
+    `l2` and `squared` are a matrix product, |q − c|² = |q|² + |c|² − 2 Re⟨q, c̄⟩; `l1` is element-wise and
+    takes B·N·d moduli of memory.
+    """
+    if norm == "l1":
+        moduli: Tensor = (queries[:, None] - candidates[None]).abs().sum(dim=-1)
+        return moduli
+    left = torch.view_as_real(queries).flatten(1)
+    right = torch.view_as_real(candidates).flatten(1)
+    squares = left.square().sum(dim=1, keepdim=True) + right.square().sum(dim=1) - 2 * left @ right.T
+    # Rounding can take a square just below 0, and the root has no slope at 0.
+    return squares if norm == "squared" else squares.clamp(min=1e-12).sqrt()
+
+
+def fold_in(
+    neighbours: Complex[Tensor, "n d"],
+    relations: Complex[Tensor, "n d"],
+    incoming: Bool[Tensor, " n"],
+    weights: Float[Tensor, " n"] | None = None,
+) -> Complex[Tensor, " d"]:
+    """Return a vector for a new entity from its facts, without training (InvRotatE, arXiv 2009.12765).
+
+    e* = Σ wᵢ xᵢ / Σ wᵢ with x = h∘r for a fact (h, r, e) and x = t∘r̄ for (e, r, t): the least-squares
+    solution of all its facts, and exact where they hold exactly.
+
+    Args:
+        neighbours: the other entity of each fact.
+        relations: rotations, of modulus 1.
+        incoming: true where the new entity is the tail.
+        weights: of the facts, not negative; equal where not given.
+
+    Raises:
+        ValueError: there is no fact, or no weight above 0.
+    """
+    given = torch.ones(len(neighbours), device=neighbours.device) if weights is None else weights
+    if not len(neighbours) or not (given >= 0).all() or given.sum() <= 0:
+        raise ValueError(f"fold_in needs a fact with a weight above 0, found weights {given.tolist()}")
+    points = neighbours * torch.where(incoming[:, None], relations, relations.conj())
+    return (given[:, None] * points).sum(dim=0) / given.sum()
+
+
+def real_then_imaginary(vectors: Complex[Tensor, "n d"]) -> Float[Tensor, "n 2*d"]:
+    """Return complex vectors as the files hold them: all real parts, then all imaginary parts."""
+    return torch.cat([vectors.real, vectors.imag], dim=1).contiguous()
+
+
+def as_complex(vectors: Float[Tensor, "n two_d"]) -> Complex[Tensor, "n d"]:
+    """Return the complex vectors that `real_then_imaginary` wrote."""
+    real, imaginary = vectors.chunk(2, dim=1)
+    return torch.complex(real.contiguous(), imaginary.contiguous())
+
+
+def candidate_scores(
+    queries: Complex[Tensor, "B d"],
+    vectors: Complex[Tensor, "E d"],
+    candidates: Int[Tensor, "B n"],
+    norm: str,
+) -> Float[Tensor, "B n"]:
+    """Return minus the distance of each query to its own candidates, given as rows of `vectors`."""
+    p, power = NORMS[norm]
+    scores: Tensor = negative_norm(queries[:, None] - vectors[candidates], p=p, power_norm=power)
+    return scores

@@ -1,0 +1,316 @@
+"""Wikidata5M in its published text format, streamed into the tables.
+
+Wang et al., "KEPLER: A Unified Model for Knowledge Embedding and Pre-trained Language Representation"
+(TACL 2021). `wikidata5m_transductive_{train,valid,test}.txt` hold a fact a line (head, relation, tail),
+`wikidata5m_entity.txt` and `wikidata5m_relation.txt` a key and its aliases, of which the first serves as the
+label, `wikidata5m_text.txt` a key and a paragraph; all are separated by tabs and have no header.
+
+In memory are the sorted keys, one number a fact, and one row group of texts at a time.
+"""
+
+import logging
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.config import UserError
+from pipeline.kg.facts import FOLDS, SCHEMAS, Ids, write_table
+from pipeline.kg.sources.files import AGAIN, DAMAGE, data_root, download, lines
+from pipeline.kg.sources.large import Distinct, Keys, Packing, Shelves, blocks, numbered, texts
+from pipeline.kg.splits import Splits
+
+PARTS = ("train", "valid", "test")
+COLUMNS = ("head", "relation", "tail")
+GROUP = 1 << 16
+"""Entities in a row group, and on a shelf."""
+FACT_GROUP = 1 << 19
+"""Facts in a row group."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wikidata5M:
+    """The transductive facts of all three published splits; the `source` of a fact is its split."""
+
+    folder: str
+    """Folder below the data root that holds, or shall hold, the unpacked text files."""
+    urls: dict[str, str]
+    """The publisher's archives by what they hold (`triples`, `aliases`, `texts`), fetched where files are
+    missing; empty: never."""
+    aliases: int
+    """Most aliases of an entity that are kept besides its label."""
+    description: int
+    """Most characters of an entity's paragraph that are kept; 0: the paragraphs are not read."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        for name in ("aliases", "description"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} must be 0 or more, not {getattr(self, name)}")
+        unknown = sorted(self.urls.keys() - {"triples", "aliases", "texts"})
+        if unknown:
+            raise ValueError(f"data.urls must name triples, aliases or texts, not {unknown[0]!r}")
+
+    def write(self, splits: Splits, seed: int, out: Path) -> dict[str, Any]:
+        """Write the tables entities, relations, facts, changes and questions to `out`; return the counts.
+
+        The tables are those that `pipeline.kg.build` would write; there are no questions and no changes.
+
+        Raises:
+            UserError: files are missing and can't be fetched, or one is damaged, empty or has another form.
+        """
+        folder = self._files()
+        out.mkdir(parents=True, exist_ok=True)
+        repairs: Counter[str] = Counter()
+        entities, relations = _keys(folder)
+        logger.info("%d entities, %d relations", len(entities), len(relations))
+        packing = Packing(len(entities), len(relations), len(PARTS))
+        facts = _facts(folder, entities, relations, packing, repairs)
+        sizes = _write_facts(out, facts, entities, relations, packing, splits, seed)
+        del facts
+        labels = _write_relations(out, folder, relations, repairs)
+        repeated = self._write_entities(out, folder, entities, repairs)
+        write_table(out, "changes", {name: [] for name in SCHEMAS["changes"].names})
+        write_table(out, "questions", {name: [] for name in SCHEMAS["questions"].names})
+        named = zip(labels, sizes.pop("relations"), strict=True)
+        return {
+            **sizes,
+            "entities": len(entities),
+            "relations": {label: {"facts": number} for label, number in named},
+            **repeated,
+            "repairs": dict(sorted(repairs.items())),
+        }
+
+    def _files(self) -> Path:
+        folder = data_root() / self.folder
+        wanted = {
+            "triples": [f"wikidata5m_transductive_{part}.txt" for part in PARTS],
+            "aliases": ["wikidata5m_entity.txt", "wikidata5m_relation.txt"],
+            "texts": ["wikidata5m_text.txt"] if self.description else [],
+        }
+        for what, names in wanted.items():
+            missing = [name for name in names if not (folder / name).is_file()]
+            if not missing:
+                continue
+            remedy = f"put {', '.join(missing)} of Wikidata5M into {folder}, or set KG_DATA_ROOT"
+            url = self.urls.get(what)
+            if not url:
+                raise UserError(f"{folder / missing[0]}: not found; {remedy}")
+            if what == "texts":
+                download(url, folder / f"{missing[0]}.gz", remedy)
+            else:
+                _unpack(download(url, folder / f"wikidata5m_{what}.tar.gz", remedy), missing, folder, remedy)
+        return folder
+
+    def _write_entities(self, out: Path, folder: Path, keys: Keys, repairs: Counter[str]) -> dict[str, int]:
+        """Write the entities range by range, and return how many share their label."""
+        hashes: list[NDArray[np.int64]] = []
+        with (
+            TemporaryDirectory(dir=out, prefix=".shelves-") as scratch,
+            pq.ParquetWriter(out / "entities.parquet", SCHEMAS["entities"], compression="zstd") as writer,
+        ):
+            names = Shelves(Path(scratch) / "names", keys, GROUP)
+            repairs["aliases of other entities left out"] = names.fill(
+                _keyed(folder / "wikidata5m_entity.txt")
+            )
+            paragraphs = Shelves(Path(scratch) / "paragraphs", keys, GROUP)
+            if self.description:
+                plain = folder / "wikidata5m_text.txt"
+                path = plain if plain.is_file() else plain.with_name("wikidata5m_text.txt.gz")
+                cut = partial(shortened, most=self.description)
+                rows = ((key, cut(paragraph)) for key, paragraph in _keyed(path))
+                repairs["paragraphs of other entities left out"] = paragraphs.fill(rows)
+            for start in range(0, len(keys), GROUP):
+                own = texts(keys[start : start + GROUP])
+                known = names.take(start // GROUP)
+                listed = [known.get(start + i, key).split("\t") for i, key in enumerate(own.to_pylist())]
+                labels = [" ".join(aliases[0].split()) for aliases in listed]
+                repairs["entities without aliases, named by their key"] += len(own) - len(known)
+                described = paragraphs.take(start // GROUP)
+                hashes.append(np.fromiter(map(hash, labels), np.int64, len(labels)))
+                columns = {
+                    "id": np.arange(start, start + len(own)),
+                    "key": own,
+                    "label": labels,
+                    "description": [described.get(start + i, "") for i in range(len(own))],
+                    "aliases": [aliases[1 : self.aliases + 1] for aliases in listed],
+                }
+                writer.write_table(pa.Table.from_pydict(columns, schema=SCHEMAS["entities"]))
+        # A label counts as another's when their 64-bit hashes agree; labels themselves would fill the memory.
+        times = np.unique(np.concatenate(hashes), return_counts=True)[1]
+        shared = times[times > 1]
+        return {"entities that share their label": int(shared.sum()), "labels shared": len(shared)}
+
+
+def shortened(paragraph: str, most: int) -> str:
+    """Return the whole words in the first `most` characters of `paragraph`, at single spaces."""
+    start = paragraph[: most + 1]
+    words = start.split()
+    if len(paragraph) > most and not start[-1].isspace():
+        words = words[:-1] or [words[0][:most]]
+    return " ".join(words)
+
+
+def _unpack(archive: Path, names: list[str], folder: Path, remedy: str) -> None:
+    """Unpack the files `names` of a tar archive, wherever they lie in it, into `folder`."""
+    try:
+        with tarfile.open(archive, "r:*") as tape:
+            for member in tape:
+                member.name = Path(member.name).name
+                if member.name in names:
+                    tape.extract(member, folder, filter="data")
+    except DAMAGE as error:
+        raise UserError(f"{archive}: damaged ({error}); delete it to fetch it again, or {remedy}") from error
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{archive}: holds no {name}; {remedy}")
+
+
+def _part(folder: Path, part: str) -> Path:
+    return folder / f"wikidata5m_transductive_{part}.txt"
+
+
+def _keys(folder: Path) -> tuple[Keys, Keys]:
+    """Return the keys of all entities and relations that a fact other than a self-loop names, sorted."""
+    entities, relations = Distinct(), Distinct()
+    for part in PARTS:
+        path = _part(folder, part)
+        for block in blocks(path, COLUMNS):
+            for column, letter in zip(block.columns, "QPQ", strict=True):
+                _check(column, letter, path)
+            kept = block.filter(pc.not_equal(block["head"], block["tail"]))
+            entities.add(kept["head"])
+            entities.add(kept["tail"])
+            relations.add(kept["relation"])
+    if not len(relations.sorted()):
+        raise UserError(f"{folder}: every fact is a self-loop; {AGAIN}")
+    return entities.sorted(), relations.sorted()
+
+
+def _check(column: pa.Array, letter: str, path: Path) -> None:
+    """Raise UserError with the line of the first text of `column` that is no key."""
+    distinct = column.unique()
+    wrong = distinct.filter(pc.invert(pc.match_substring_regex(distinct, f"^{letter}[0-9]+$")))
+    if len(wrong):
+        cell = wrong[0].as_py()
+        number = next((number for number, line in lines(path) if cell in line.split("\t")), "?")
+        raise UserError(
+            f"{path}, line {number}: {cell!r} is no id like {letter}42; correct the line, or {AGAIN}"
+        )
+
+
+def _facts(folder: Path, entities: Keys, relations: Keys, packing: Packing, repairs: Counter[str]) -> Ids:
+    """Return the facts as sorted numbers, each once: the published split is the first that holds it."""
+    packed: list[Ids] = []
+    for source, part in enumerate(PARTS):
+        for block in blocks(_part(folder, part), COLUMNS):
+            kept = block.filter(pc.not_equal(block["head"], block["tail"]))
+            repairs["self-loops left out"] += len(block) - len(kept)
+            head, tail = (numbered(kept[name], entities) for name in ("head", "tail"))
+            packed.append(packing.pack(head, numbered(kept["relation"], relations), tail, source))
+    facts = np.concatenate(packed)
+    packed.clear()
+    facts.sort()
+    first = np.ones(len(facts), bool)
+    for start in range(1, len(facts), FACT_GROUP):
+        rows = slice(start, start + FACT_GROUP)
+        triples = facts[start - 1 : start + FACT_GROUP] // packing.sources
+        first[rows] = triples[1:] != triples[:-1]
+    repairs["repeated rows left out"] = len(facts) - int(first.sum())
+    return facts[first]
+
+
+def _write_facts(
+    out: Path, facts: Ids, entities: Keys, relations: Keys, packing: Packing, splits: Splits, seed: int
+) -> dict[str, Any]:
+    """Write the facts, and return their number, that of slots and heads, and that of facts by fold."""
+    by_relation = np.zeros(len(relations), np.int64)
+    is_head = np.zeros(len(entities), bool)
+    for rows in _groups(facts):
+        head, relation, _, _ = packing.unpack(rows)
+        by_relation += np.bincount(relation, minlength=len(relations))
+        is_head[head] = True
+    names = texts(relations).to_pylist()
+    held_out = splits.held_out(dict(zip(names, by_relation.tolist(), strict=True)), seed)
+    hidden = np.array([name in held_out for name in names])
+    fold = np.zeros(len(entities), np.int8)
+    for i in np.flatnonzero(is_head).tolist():
+        fold[i] = FOLDS.index(splits.fold_of(entities[i].decode(), seed))
+    sizes = np.zeros(len(FOLDS), np.int64)
+    slots, last = 0, -1
+    with pq.ParquetWriter(out / "facts.parquet", SCHEMAS["facts"], compression="zstd") as writer:
+        start = 0
+        for rows in _groups(facts):
+            head, relation, tail, source = packing.unpack(rows)
+            folds = np.where(hidden[relation], FOLDS.index("unseen_relation"), fold[head])
+            sizes += np.bincount(folds, minlength=len(FOLDS))
+            slot = head * packing.relations + relation
+            slots += int(np.count_nonzero(np.diff(slot, prepend=last)))
+            last = int(slot[-1])
+            blank = pa.repeat(pa.scalar(""), len(rows))
+            columns = {
+                "id": np.arange(start, start + len(rows)),
+                "head": head,
+                "relation": relation,
+                "tail": tail,
+                "start": blank,
+                "end": blank,
+                "source": pa.array(PARTS).take(pa.array(source)),
+                "snapshot": np.zeros(len(rows), np.int64),
+                "fold": pa.array(FOLDS).take(pa.array(folds)),
+            }
+            writer.write_table(pa.Table.from_pydict(columns, schema=SCHEMAS["facts"]))
+            start += len(rows)
+    return {
+        "facts": len(facts),
+        "slots": slots,
+        "heads": int(is_head.sum()),
+        "folds": {name: {"facts": size} for name, size in zip(FOLDS, sizes.tolist(), strict=True)},
+        "relations": by_relation.tolist(),
+    }
+
+
+def _groups(facts: Ids) -> Iterator[Ids]:
+    for start in range(0, len(facts), FACT_GROUP):
+        yield facts[start : start + FACT_GROUP]
+
+
+def _write_relations(out: Path, folder: Path, keys: Keys, repairs: Counter[str]) -> list[str]:
+    """Write the relations and return their labels."""
+    own = texts(keys).to_pylist()
+    aliases = dict(_keyed(folder / "wikidata5m_relation.txt"))
+    repairs["relations without aliases, named by their key"] = len(set(own) - aliases.keys())
+    repairs["aliases of other relations left out"] = len(aliases.keys() - set(own))
+    labels = [aliases.get(key, key).split("\t")[0] for key in own]
+    blank = [""] * len(own)
+    columns = {"id": range(len(own)), "key": own, "label": labels, "noun_tail": blank, "noun_head": blank}
+    write_table(out, "relations", columns)
+    return labels
+
+
+def _keyed(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the key and the rest of each line.
+
+    Raises:
+        UserError: as `lines`; a line has no key or nothing after it.
+    """
+    for number, line in lines(path):
+        key, _, rest = line.partition("\t")
+        if not key.isascii() or not key or not rest.strip():
+            raise UserError(
+                f"{path}, line {number}: {line[:60]!r} is no key with texts after it (tab separated); "
+                f"correct the line, or {AGAIN}"
+            )
+        yield key, rest

@@ -1,0 +1,48 @@
+"""The relations of `world`: stable key and label. A unit belongs to the label of the value ("83 ft").
+
+Values that are no entities (codes, numbers, names) have the key `literal:<text>`. Numbers are few on
+purpose: elevation, calling code, atomic number, year of discovery and the FIPS, CAS and ISO codes.
+"""
+
+RELATIONS = {
+    "administrative_region": "administrative region",
+    "alpha3": "ISO 3166-1 alpha-3 code",
+    "atomic_number": "atomic number",
+    "block": "block of the periodic table",
+    "border": "shares border with",
+    "calling_code": "calling code",
+    "capital": "capital",
+    "cas": "CAS number",
+    "category": "element category",
+    "city_served": "city served",
+    "continent": "continent",
+    "country": "country",
+    "crystal_structure": "crystal structure",
+    "currency": "currency",
+    "demonym": "demonym",
+    "discovered_by": "discovered by",
+    "discovery_place": "place of discovery",
+    "discovery_year": "year of discovery",
+    "elevation": "elevation",
+    "fips": "FIPS code",
+    "goldschmidt": "Goldschmidt class",
+    "group": "group of the periodic table",
+    "iata": "IATA code",
+    "iso15924": "ISO 15924 code",
+    "iso3166_2": "ISO 3166-2 code",
+    "iso4217": "ISO 4217 code",
+    "iso639_3": "ISO 639-3 code",
+    "language": "language spoken",
+    "language_family": "language family",
+    "language_status": "language status",
+    "macrolanguage": "macrolanguage",
+    "most_speakers": "country with the most speakers",
+    "period": "period of the periodic table",
+    "spoken_in": "spoken in",
+    "subdivision_type": "type of subdivision",
+    "subregion": "geographical subregion",
+    "symbol": "chemical symbol",
+    "time_zone": "time zone",
+    "tld": "top-level domain",
+    "writing_system": "writing system",
+}

@@ -1,0 +1,91 @@
+"""Nearest vectors by inner product: exact on any device, or through faiss."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.config import UserError
+
+BACKENDS = ("exact", "hnsw", "ivf")
+
+
+class Searcher(Protocol):
+    """Finds the vectors with the largest inner product."""
+
+    def search(
+        self, queries: Float[Tensor, "B P"], n: int
+    ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+        """Return the n largest inner products of each query and the rows that have them, largest first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Scans every vector, on the device that holds them."""
+
+    vectors: Float[Tensor, "E P"]
+
+    def search(
+        self, queries: Float[Tensor, "B P"], n: int
+    ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+        """Return the n largest inner products and their rows; n is cut to the number of vectors."""
+        scores = queries.to(self.vectors.dtype) @ self.vectors.T
+        best, rows = scores.topk(min(n, len(self.vectors)), dim=-1)
+        return best.float(), rows
+
+
+@dataclass(frozen=True)
+class Faiss:
+    """Searches a faiss index; rows that it does not find are filled with the best one found."""
+
+    index: Any
+
+    def search(
+        self, queries: Float[Tensor, "B P"], n: int
+    ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+        """Return the n largest inner products that the index finds and their rows."""
+        scores, rows = self.index.search(queries.detach().float().cpu().numpy(), min(n, self.index.ntotal))
+        unfound = rows < 0
+        rows[unfound] = np.broadcast_to(rows[:, :1], rows.shape)[unfound]
+        scores[unfound] = -np.inf
+        device = queries.device
+        return torch.from_numpy(scores).to(device), torch.from_numpy(rows).to(device)
+
+
+def searcher(vectors: Float[Tensor, "E P"], backend: str, links: int, lists: int, probes: int) -> Searcher:
+    """Return a searcher over `vectors`.
+
+    Args:
+        vectors: unit vectors.
+        backend: `exact`; `hnsw` (Malkov and Yashunin, arXiv 1603.09320); `ivf`, an inverted file.
+        links: edges a node of the HNSW graph.
+        lists: cells of the inverted file; fewer where there are fewer vectors.
+        probes: cells that a search visits.
+
+    Raises:
+        UserError: faiss is asked for but not installed.
+    """
+    if backend == "exact" or len(vectors) == 0:
+        return Exact(vectors)
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(
+            f"memory.backend is {backend!r}, which needs faiss: pip install 'living-memory[cpu]' (or [gpu]), "
+            f"or set memory.backend to exact"
+        ) from error
+    rows = vectors.float().cpu().numpy()
+    if backend == "hnsw":
+        index = faiss.IndexHNSWFlat(rows.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+    else:
+        cells = max(1, min(lists, len(rows) // 39))  # faiss trains a cell on at least 39 points
+        coarse = faiss.IndexFlatIP(rows.shape[1])
+        index = faiss.IndexIVFFlat(coarse, rows.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = min(probes, cells)
+        index.train(rows)
+    index.add(rows)
+    return Faiss(index)

@@ -1,0 +1,69 @@
+"""Text to base vectors: mean-pooled, normalised states of a frozen sentence encoder."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.weights import Encoder, load_encoder
+
+Progress = Callable[[Iterable[list[int]]], Iterable[list[int]]]
+
+
+class TextEncoder:
+    """A sentence encoder with its tokenizer, on one device.
+
+    Args:
+        encoder: which weights, and how texts are cut and batched.
+        device: where it computes.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device | str) -> None:
+        self.name = encoder.name
+        self.device = torch.device(device)
+        self._settings = encoder
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    @property
+    def dimension(self) -> int:
+        """Length P of a base vector."""
+        self._load()
+        return int(self._model.config.hidden_size)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> Float[Tensor, "n P"]:
+        """Return one unit vector a text, in float32 on the encoder's device; equal texts are encoded once.
+
+        Args:
+            texts: any number of them; those longer than `encoder.max_tokens` are cut.
+            progress: wraps the iteration over batches, for a progress bar.
+        """
+        self._load()
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        size = self._settings.batch_size
+        batches = [
+            list(range(start, min(start + size, len(distinct)))) for start in range(0, len(distinct), size)
+        ]
+        vectors = torch.empty(len(distinct), self.dimension, device=self.device)
+        for batch in progress(batches) if progress else batches:
+            tokens = self._tokenizer(
+                [distinct[i] for i in batch],
+                padding=True,
+                truncation=True,
+                max_length=self._settings.max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            states = self._model(**tokens).last_hidden_state.float()
+            mask = tokens["attention_mask"][..., None].float()
+            vectors[batch[0] : batch[-1] + 1] = F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+        place = {text: i for i, text in enumerate(distinct)}
+        return vectors[torch.tensor([place[text] for text in texts], dtype=torch.long, device=self.device)]
+
+    def _load(self) -> None:
+        """Fetch the weights at first use, so that a memory can be opened without them."""
+        if self._model is None:
+            self._model, self._tokenizer = load_encoder(self._settings, self.device)

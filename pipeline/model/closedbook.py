@@ -1,0 +1,57 @@
+"""The bare language model: what it answers without any fact."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.store import KnowledgeMemory
+from pipeline.model.reader import Reader
+from pipeline.model.system import Example, Reply, System
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedBook:
+    """The language model alone, told to answer in as few words as it can."""
+
+    examples: list[str]
+    """Questions and answers shown before the question, so that the bare model answers in the same form."""
+    answer_tokens: int
+    """Longest answer."""
+
+    def __post_init__(self) -> None:
+        if self.answer_tokens < 1:
+            raise ValueError(f"method.answer_tokens must be at least 1, not {self.answer_tokens}")
+
+
+class ClosedBookSystem(System):
+    """Asks the frozen language model; there is nothing to train.
+
+    Args:
+        method: its values.
+        reader: the frozen language model.
+        encoder: not used.
+        memory: not used.
+    """
+
+    def __init__(
+        self, method: ClosedBook, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory
+    ) -> None:
+        super().__init__(reader, encoder, memory, method.answer_tokens)
+        self.method = method
+
+    def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
+        """Refuse: nothing of this method can be trained."""
+        raise NotImplementedError("closed_book has no parameters")
+
+    @torch.no_grad()
+    def reply(self, questions: Sequence[str]) -> Reply:
+        """Return what the model says, up to the end of its first line."""
+        shown = "".join(example + "\n" for example in self.method.examples)
+        prompts = self.reader.tokens(questions, None, [shown] * len(questions))
+        answers = self.reader.generate(prompts, self.answer_tokens)
+        none: list[list[int]] = [[] for _ in questions]
+        texts = [answer.split("\n")[0].strip().removesuffix(".") for answer in answers]
+        return Reply(texts, none, [[] for _ in questions], none, [0.0] * len(texts), [False] * len(texts))

@@ -1,0 +1,224 @@
+"""The Lightning loop that fits a reader: warm-up and cosine, curve, checkpoints that survive a kill."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch.utils.data import DataLoader, Sampler
+
+from pipeline.config import UserError
+from pipeline.model.retrieval import Retrieval
+from pipeline.model.system import Example, System
+from pipeline.tracking import Curve
+from pipeline.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How adapters are fitted."""
+
+    steps: dict[str, int]
+    """Optimiser steps by method."""
+    batch_size: int
+    """Questions a step."""
+    learning_rate: float
+    """Highest learning rate of AdamW."""
+    warmup: int
+    """Steps in which the learning rate rises to it; then it falls to zero as a cosine."""
+    weight_decay: float
+    """Of AdamW."""
+    gradient_clip: float
+    """Largest norm of a step's gradient."""
+    unanswerable: float
+    """Share of a batch that no fact answers, for methods that can refuse."""
+    human: float
+    """Share of a batch that people wrote, where the data has such questions."""
+    checkpoint_every: int
+    """Steps between checkpoints, from which a killed run goes on."""
+    checkpoints: Path
+    """Folder of checkpoints, outside the stage's output, keyed by configuration and inputs."""
+    retrieval: Retrieval
+    """How the retrieval is trained before the reader."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.unanswerable < 1 or not 0 <= self.human <= 1:
+            raise ValueError("train.unanswerable must be in [0, 1) and train.human in [0, 1]")
+        if self.batch_size < 1 or self.checkpoint_every < 1 or any(n < 1 for n in self.steps.values()):
+            raise ValueError(
+                "train.batch_size, checkpoint_every and every value of train.steps must be at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training questions by kind, from which batches are drawn."""
+
+    template: Sequence[Example]
+    human: Sequence[Example]
+    unanswerable: Sequence[Example]
+
+
+class Batches(Sampler[list[Example]]):
+    """Batches of questions with fixed shares of each kind; batch number i depends on nothing but seed and i.
+
+    Args:
+        pool: where they come from.
+        settings: shares and batch size.
+        steps: number of batches.
+        seed: of the draws.
+        start: number of the first batch, where a run resumes.
+    """
+
+    def __init__(self, pool: Pool, settings: Train, steps: int, seed: int, start: int = 0) -> None:
+        self.pool = pool
+        self.settings = settings
+        self.steps = steps
+        self.seed = seed
+        self.start = start
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        for step in range(self.start, self.steps):
+            draw = random.Random(f"{self.seed}/{step}")
+            yield [draw.choice(self._kind(draw)) for _ in range(self.settings.batch_size)]
+
+    def _kind(self, draw: random.Random) -> Sequence[Example]:
+        if self.pool.unanswerable and draw.random() < self.settings.unanswerable:
+            return self.pool.unanswerable
+        human = draw.random() < self.settings.human if self.pool.human else False
+        return self.pool.human if human or not self.pool.template else self.pool.template
+
+
+class Fitting(lightning.LightningModule):
+    """One system under training.
+
+    Args:
+        system: what is fitted.
+        settings: optimiser and schedule.
+        steps: number of steps.
+        seed: of what the losses draw at each step, so that a resumed run draws the same.
+        curve: where the curve is written.
+    """
+
+    def __init__(self, system: System, settings: Train, steps: int, seed: int, curve: Curve) -> None:
+        super().__init__()
+        self.system = system
+        self.settings = settings
+        self.steps = steps
+        self.seed = seed
+        self.curve = curve
+
+    def training_step(self, batch: list[Example], number: int) -> torch.Tensor:
+        """Return the loss of one batch and write its parts to the curve."""
+        random.seed(f"{self.seed}/{self.global_step}")
+        parts = self.system.losses(batch)
+        row = {name: float(value.detach()) for name, value in parts.items()}
+        if not math.isfinite(row["loss"]):
+            raise UserError(
+                f"step {self.global_step}: the loss is {row['loss']}; lower train.learning_rate or "
+                f"train.gradient_clip (the last checkpoint is kept)"
+            )
+        row["learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.curve.append(step=self.global_step, **{n: row.get(n, math.nan) for n in self.curve.columns[1:]})
+        self.log_dict({f"train/{name}": value for name, value in row.items()}, prog_bar=False)
+        self.log("loss", row["loss"], prog_bar=True, logger=False)
+        return parts["loss"]
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW over the adapter, with warm-up and cosine."""
+        optimizer = torch.optim.AdamW(
+            [p for p in self.system.parameters() if p.requires_grad],
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+        )
+
+        def share(step: int) -> float:
+            rise = min(1.0, (step + 1) / max(1, self.settings.warmup))
+            return rise * 0.5 * (1 + math.cos(math.pi * min(step, self.steps) / self.steps))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+CURVE = (
+    "step",
+    "loss",
+    "lm_loss",
+    "aux_loss",
+    "retrieval_accuracy",
+    "temperature",
+    "null_share",
+    "gate",
+    "learning_rate",
+)
+
+
+def fit(
+    system: System,
+    pool: Pool,
+    settings: Train,
+    trainer: Trainer,
+    steps: int,
+    seed: int,
+    curve: Path,
+    checkpoints: Path,
+    loggers: list[Any],
+    progress: bool,
+) -> None:
+    """Fit `system` in place, going on from the newest checkpoint of `checkpoints` where there is one.
+
+    Args:
+        system: its parameters are changed; its language model isn't.
+        pool: questions to learn from.
+        settings: optimiser and schedule.
+        trainer: devices.
+        steps: optimiser steps.
+        seed: of batches and draws.
+        curve: CSV file of the training curve.
+        checkpoints: folder that belongs to exactly this configuration and these inputs.
+        loggers: Lightning loggers.
+        progress: whether to show a progress bar.
+    """
+    last = checkpoints / "last.ckpt"
+    start = 0
+    if last.is_file():
+        start = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
+    module = Fitting(system, settings, steps, seed, Curve(curve, CURVE, start=start))
+    loader = DataLoader(
+        _Whole(), batch_sampler=Batches(pool, settings, steps, seed, start), collate_fn=list, num_workers=0
+    )
+    saver = ModelCheckpoint(
+        dirpath=checkpoints, every_n_train_steps=settings.checkpoint_every, save_last=True, save_top_k=0
+    )
+    loop = lightning.Trainer(
+        **trainer.arguments(),
+        max_steps=steps,
+        max_epochs=-1,
+        gradient_clip_val=settings.gradient_clip,
+        logger=loggers or False,
+        log_every_n_steps=1,
+        callbacks=[saver, *([TQDMProgressBar()] if progress else [])],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    with system.attached():
+        loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
+
+
+class _Whole:
+    """A data set whose items are its own indices: the batch sampler draws the questions themselves."""
+
+    def __getitem__(self, item: Example) -> Example:
+        return item
+
+    def __len__(self) -> int:
+        return 1

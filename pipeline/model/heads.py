@@ -1,0 +1,138 @@
+r"""From a question's vector to what it asks the memory for (our retrieval).
+
+Two residual heads on the encoder's vector x of the question, one for the entity and one for the relation:
+
+.. math:: q_e = e^{\tau_e}\,\overline{x + f_e(x)}, \qquad q_r = e^{\tau_r}\, W^\top \overline{x + f_r(x)}
+
+with f two-layer perceptrons that start at zero and a bar for normalisation to length one. A fact scores
+q_e·e_h + w·log softmax(q_r·R)_r: vectors belong to entities and relations, none to facts.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.memory.store import Candidates, Query
+from pipeline.shapes import CandidateScores, Vectors
+
+
+class Residual(nn.Module):
+    """x ↦ (x + f(x)) / |x + f(x)| with a two-layer perceptron f that starts at zero."""
+
+    def __init__(self, dimension: int, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(dimension, width)
+        self.outer = nn.Linear(width, dimension)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, x: Vectors) -> Vectors:
+        """Return unit vectors."""
+        return F.normalize(x + self.outer(F.gelu(self.inner(x))), dim=-1)
+
+
+class RetrievalHeads(nn.Module):
+    """The entity head and the relation head.
+
+    Args:
+        dimension: length P of a base vector.
+        width: inner width of the perceptrons.
+        entity_scale: e^τ_e at the start, in nats a unit of cosine.
+        relation_scale: e^τ_r at the start.
+    """
+
+    def __init__(self, dimension: int, width: int, entity_scale: float, relation_scale: float) -> None:
+        super().__init__()
+        self.entity = Residual(dimension, width)
+        self.relation = Residual(dimension, width)
+        self.map = nn.Parameter(torch.eye(dimension))
+        self.entity_log_scale = nn.Parameter(torch.tensor(entity_scale).log())
+        self.relation_log_scale = nn.Parameter(torch.tensor(relation_scale).log())
+
+    def forward(self, text: Vectors) -> Query:
+        """Return the query of each question."""
+        entity = self.entity(text) * self.entity_log_scale.exp()
+        relation = self.relation(text) @ self.map * self.relation_log_scale.exp()
+        return Query(text, entity, relation)
+
+    @property
+    def temperature(self) -> float:
+        """What divides an entity's cosine: e^-τ_e."""
+        return float((-self.entity_log_scale).exp())
+
+
+class NullFact(nn.Module):
+    """The score of "no fact answers this", beside the scores of the candidates.
+
+    It is the best candidate's score plus a linear function of how well that candidate fits: its entity's
+    cosine, its relation's log-probability, its lead over the second. Adding a constant to all scores thus
+    changes no probability. Its inputs carry no gradient: refusing must not reshape the retrieval.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias, -3.0)
+
+    def forward(
+        self, scores: CandidateScores, found: Candidates, scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "B 1"]:
+        """Return the null fact's score in nats.
+
+        Args:
+            scores: of the candidates, in any order.
+            found: the candidates with the parts of their scores, in the same order.
+            scale: nats a unit of an entity's cosine.
+        """
+        with torch.no_grad():
+            best, place = scores.max(dim=-1, keepdim=True)
+            second = scores.scatter(1, place, -torch.inf).max(dim=-1, keepdim=True).values
+            features = torch.cat(
+                [
+                    found.entity.gather(1, place) / scale,
+                    found.relation.gather(1, place).clamp(min=-20.0) / 10.0,
+                    (best - second).clamp(max=20.0) / 10.0,
+                ],
+                dim=-1,
+            )
+        return best.detach().clamp(min=-1e4) + self.linear(features.nan_to_num(posinf=2.0, neginf=-2.0))
+
+
+class StateCorrection(nn.Module):
+    """A correction of a candidate's score from the language model's own early states.
+
+    It is β/√P · (W h̄)·b_k with the mean state h̄ of the question's tokens and the candidate's base key
+    b_k = e_h + r. W starts at zero; β is chosen on validation questions, zero included.
+    """
+
+    def __init__(self, hidden: int, dimension: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.map = nn.Linear(hidden, dimension, bias=False)
+        nn.init.zeros_(self.map.weight)
+        self.register_buffer("beta", torch.tensor(0.0))
+
+    def forward(self, states: Float[Tensor, "B C"], keys: Float[Tensor, "B N P"]) -> CandidateScores:
+        """Return what is added to the candidates' scores when β is 1."""
+        return torch.einsum("bp,bnp->bn", self.map(self.norm(states)), keys) / keys.shape[-1] ** 0.5
+
+
+class Shares(NamedTuple):
+    """How probability is shared among selected facts and the null fact."""
+
+    facts: Float[Tensor, "B K"]
+    """Log-probability of each selected fact."""
+    null: Float[Tensor, "B 1"]
+    """Log-probability that none answers."""
+
+
+def shares(
+    scores: Float[Tensor, "B K"], null: Float[Tensor, "B 1"], temperature: Float[Tensor, ""]
+) -> Shares:
+    """Return log softmax over the selected facts and the null fact."""
+    both = torch.log_softmax(torch.cat([scores, null], dim=-1) / temperature, dim=-1)
+    return Shares(both[:, :-1], both[:, -1:])

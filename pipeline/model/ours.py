@@ -1,0 +1,187 @@
+"""Our method: facts found by entity and relation, read as tokens that are shifted by their probability."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.store import Candidates, KnowledgeMemory, Query
+from pipeline.model.attention import inject, reading
+from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection, shares
+from pipeline.model.losses import auxiliary_loss
+from pipeline.model.lowrank import LowRank
+from pipeline.model.reader import FactReader, Reader
+from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
+from pipeline.shapes import CandidateFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """The score-shifted token reader with its retrieval heads and null fact."""
+
+    first_layer: int
+    """ℓ_r: lowest layer in which the question sees the facts."""
+    projections: list[str]
+    """Projections of those layers that get a low-rank change."""
+    rank: int
+    """r of the low-rank change."""
+    rank_alpha: float
+    """α of the low-rank change, which is scaled by α/r."""
+    head_width: int
+    """Inner width of the retrieval heads."""
+    entity_scale: float
+    """Nats a unit of cosine of the entity, before training."""
+    relation_scale: float
+    """Nats a unit of cosine of the relation, before training."""
+    state_layer: int
+    """Layers after which the language model's own states correct the scores."""
+    fact_window: int
+    """Tokens of the longest fact."""
+    fact_cache: int
+    """Tokens of facts whose keys and values are kept."""
+    share_floor: float
+    """A fact with a smaller probability than this is not read."""
+    refuse_above: float
+    """Probability of the null fact above which the answer is "I don't know"."""
+    answer_tokens: int
+    """Longest answer."""
+    alpha: float
+    """α of L_Aux."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share_floor < 1:
+            raise ValueError(f"method.share_floor must be in [0, 1), not {self.share_floor}")
+        if not 0 < self.refuse_above <= 1:
+            raise ValueError(f"method.refuse_above must be in (0, 1], not {self.refuse_above}")
+        if self.rank < 1 or self.answer_tokens < 1 or self.fact_window < 1 or self.state_layer < 1:
+            raise ValueError("method.rank, answer_tokens, fact_window and state_layer must be at least 1")
+
+
+class OurSystem(System):
+    """Our method, as an adapter.
+
+    Args:
+        method: its values.
+        reader: the frozen language model.
+        encoder: the frozen sentence encoder.
+        memory: the facts.
+    """
+
+    def __init__(self, method: Ours, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
+        super().__init__(reader, encoder, memory, method.answer_tokens)
+        self.method = method
+        self.heads = RetrievalHeads(
+            encoder.dimension, method.head_width, method.entity_scale, method.relation_scale
+        )
+        self.null = NullFact()
+        self.correction = StateCorrection(reader.hidden, encoder.dimension)
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.lowrank = LowRank(
+            reader.lm, method.projections, method.first_layer, method.rank, method.rank_alpha
+        )
+        self.facts = FactReader(reader, method.first_layer, method.fact_window, method.fact_cache)
+        self.to(reader.device)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Let the language model read facts inside this block."""
+        with inject(self.reader.lm):
+            yield
+
+    def query(self, questions: Sequence[str]) -> Query:
+        """Return what the questions ask the memory for."""
+        query: Query = self.heads(self.encoder.encode(questions))
+        return query
+
+    def scored(self, questions: Sequence[str], query: Query, facts: CandidateFacts) -> Candidates:
+        """Return the fine scores of given facts: the coarse score and the correction by early states."""
+        found = self.memory.score(query, facts)
+        if not self.correction.beta:
+            return found
+        states = self.reader.early_states(questions, self.method.state_layer)
+        correction = self.correction.beta * self.correction(states, self.memory.keys(facts))
+        return found._replace(scores=found.scores + correction)
+
+    def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
+        """Return L = L_LM + α·L_Aux and its parts; L_LM is taken over the answerable questions."""
+        questions = [example.text for example in batch]
+        query = self.query(questions)
+        with torch.no_grad():
+            facts = with_gold(self.memory.search(query).facts, batch)
+        found = self.scored(questions, query, facts)
+        gold = gold_mask(facts, batch)
+        null = self.null(found.scores, found, self.heads.entity_log_scale.exp())
+        aux = auxiliary_loss(found.scores, gold, null)
+        selected = self._training_selection(found.scores, gold)
+        rows = [row for row, example in enumerate(batch) if example.gold]
+        log_shares = shares(found.scores.gather(1, selected), null, self.temperature)
+        chosen = facts.gather(1, selected)
+        lm_loss = torch.zeros((), device=aux.device)
+        if rows:
+            read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
+            targets = [self.target(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
+            tokens = self.facts.facts(
+                [list(map(self.memory.text, row)) for row in read], log_shares.facts[rows]
+            )
+            with reading(tokens), self.lowrank.attached(self.reader.lm):
+                lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
+        right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[rows]
+        return {
+            "loss": lm_loss + self.method.alpha * aux,
+            "lm_loss": lm_loss.detach(),
+            "aux_loss": aux.detach(),
+            "retrieval_accuracy": right.float().mean() if rows else torch.zeros(()),
+            "temperature": self.temperature.detach() * self.heads.temperature,
+            "null_share": log_shares.null.exp().mean().detach(),
+        }
+
+    def _training_selection(self, scores: Tensor, gold: Tensor) -> Tensor:
+        """Return the places of 1 to k facts with the best scores, with a gold one among them."""
+        k = random.randint(1, min(self.memory.settings.k, scores.shape[1]))
+        best: Tensor = scores.detach().topk(k, dim=-1).indices
+        missing = gold.any(dim=-1) & ~gold.gather(1, best).any(dim=-1)
+        best_gold = scores.detach().masked_fill(~gold, -torch.inf).argmax(dim=-1)
+        best[missing, -1] = best_gold[missing]
+        return best
+
+    @torch.no_grad()
+    def reply(self, questions: Sequence[str]) -> Reply:
+        """Return answers, the facts that were read with their probabilities, and the null fact's."""
+        query = self.query(questions)
+        found = self.scored(questions, query, self.memory.search(query).facts)
+        scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
+        ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
+        null = self.null(ranked.scores, ranked, self.heads.entity_log_scale.exp())
+        refusal = torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp().tolist()
+        k = min(self.memory.settings.k, scores.shape[1])
+        log_shares = shares(scores[:, :k], null, self.temperature).facts
+        read, weights = [], []
+        for facts, row in zip(ranked.facts[:, :k].tolist(), log_shares.exp().tolist(), strict=True):
+            pairs = [(f, w) for f, w in zip(facts, row, strict=True) if f >= 0]
+            kept = [pair for pair in pairs if pair[1] >= self.method.share_floor] or pairs[:1]
+            read.append([fact for fact, _ in kept])
+            weights.append([weight for _, weight in kept])
+        refused = [share > self.method.refuse_above for share in refusal]
+        texts = self._generate(questions, read, log_shares, refused)
+        candidates = [[fact for fact in row if fact >= 0] for row in ranked.facts.tolist()]
+        return Reply(texts, read, weights, candidates, refusal, refused)
+
+    def _generate(
+        self, questions: Sequence[str], read: list[list[int]], log_shares: Tensor, refused: list[bool]
+    ) -> list[str]:
+        rows = [row for row, no in enumerate(refused) if not no and read[row]]
+        texts = [""] * len(questions)
+        if rows:
+            width = max(len(read[row]) for row in rows)
+            shown = [[self.memory.text(fact) for fact in read[row]] for row in rows]
+            tokens = self.facts.facts(shown, log_shares[rows, :width])
+            with reading(tokens), self.lowrank.attached(self.reader.lm):
+                prompts = self.reader.tokens([questions[row] for row in rows])
+                answers = self.reader.generate(prompts, self.answer_tokens)
+            for row, answer in zip(rows, answers, strict=True):
+                texts[row] = answer
+        return texts

@@ -1,0 +1,175 @@
+"""Training of what finds facts: the two heads, and the correction by the language model's early states."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.memory.store import KnowledgeMemory
+from pipeline.model.heads import RetrievalHeads
+from pipeline.model.losses import auxiliary_loss
+from pipeline.model.ours import OurSystem
+from pipeline.model.system import Example, gold_mask, with_gold
+from pipeline.shapes import Vectors
+
+Steps = Callable[[Iterable[int], str], Iterable[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """How the retrieval is trained before the reader."""
+
+    steps: int
+    """Steps of the two heads."""
+    batch_size: int
+    """Questions a step."""
+    learning_rate: float
+    """At the start; it falls to zero as a cosine."""
+    weight_decay: float
+    """Of AdamW."""
+    hard_negatives: int
+    """Nearest wrong entities of each question, found anew at each step."""
+    random_negatives: int
+    """Entities drawn for the whole batch."""
+    examples: int
+    """Training questions that are encoded; 0 is all."""
+    correction_steps: int
+    """Steps of the correction by early states; 0 leaves it out."""
+    correction_weights: list[float]
+    """Weights β that are tried on validation questions; 0 is always among them."""
+    validation: int
+    """Validation questions that choose β."""
+
+    def __post_init__(self) -> None:
+        if (
+            min(self.steps, self.hard_negatives, self.random_negatives, self.examples, self.correction_steps)
+            < 0
+        ):
+            raise ValueError(
+                "train.retrieval: steps, negatives, examples and correction_steps can't be negative"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"train.retrieval.batch_size must be at least 1, not {self.batch_size}")
+
+
+def fit_heads(
+    heads: RetrievalHeads,
+    memory: KnowledgeMemory,
+    vectors: Vectors,
+    slots: Int[Tensor, "B 2"],
+    settings: Retrieval,
+    steps: Steps,
+) -> list[dict[str, float]]:
+    """Fit the heads to questions with known slots, by InfoNCE over entities and cross-entropy over relations.
+
+    Args:
+        heads: what is fitted, in place.
+        memory: gives the vectors of entities (or slots) and relations; they stay as they are.
+        vectors: encoded questions.
+        slots: the row of the entity (of the slot, in the slot layout) and of the relation of each question.
+        settings: steps, negatives, learning rate.
+        steps: wraps the iteration, for a progress bar.
+
+    Returns:
+        One row a step: step, aux_loss and the share of questions whose entity comes first in the batch.
+    """
+    keys = (memory.slots if memory.settings.layout == "slot" else memory.entities).vectors.float()
+    relations = memory.relations.vectors.float()
+    optimizer = torch.optim.AdamW(
+        heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    size = min(settings.batch_size, len(vectors))
+    curve = []
+    for step in steps(range(settings.steps), "retrieval"):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        drawn = torch.randint(len(vectors), (size,), device=vectors.device)
+        query = heads(vectors[drawn])
+        gold, relation = slots[drawn].T
+        entity_loss, first = _contrast(query.key, keys, gold, settings)
+        loss = entity_loss
+        if memory.settings.layout == "factored":
+            loss = loss + F.cross_entropy(query.relation @ relations.T, relation)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        curve.append({"step": step, "aux_loss": loss.item(), "retrieval_accuracy": first})
+    return curve
+
+
+def _contrast(
+    query: Float[Tensor, "B P"], keys: Float[Tensor, "E P"], gold: Int[Tensor, " B"], settings: Retrieval
+) -> tuple[Float[Tensor, ""], float]:
+    """Return InfoNCE of `query` against its gold key, the batch's, hard and random negatives."""
+    with torch.no_grad():
+        near = (query @ keys.T).topk(min(settings.hard_negatives, len(keys)), dim=-1).indices.flatten()
+        far = torch.randint(len(keys), (settings.random_negatives,), device=keys.device)
+    columns = torch.cat([gold, near, far])
+    logits = query @ keys[columns].T
+    repeated = columns[None] == gold[:, None]
+    repeated.fill_diagonal_(False)
+    logits = logits.masked_fill(repeated, -torch.inf)
+    place = torch.arange(len(gold), device=keys.device)
+    accuracy = (logits.argmax(dim=-1) == place).float().mean().item()
+    return F.cross_entropy(logits, place), accuracy
+
+
+def fit_correction(
+    system: OurSystem, examples: Sequence[Example], settings: Retrieval, steps: Steps
+) -> list[dict[str, float]]:
+    """Fit the correction by early states to the candidates that the heads find, the heads held still."""
+    layer = system.method.state_layer
+    correction = system.correction
+    correction.beta.fill_(1.0)
+    optimizer = torch.optim.AdamW(
+        correction.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    size = min(settings.batch_size, len(examples))
+    curve = []
+    for step in steps(range(settings.correction_steps), "correction"):
+        for group in optimizer.param_groups:
+            done = step / settings.correction_steps
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        batch = [examples[i] for i in torch.randint(len(examples), (size,)).tolist()]
+        texts = [example.text for example in batch]
+        with torch.no_grad():
+            found = system.memory.search(system.query(texts))
+            facts = with_gold(found.facts, batch)
+            scores = system.memory.score(system.query(texts), facts).scores
+            states = system.reader.early_states(texts, layer)
+        loss = auxiliary_loss(scores + correction(states, system.memory.keys(facts)), gold_mask(facts, batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        curve.append({"step": step, "aux_loss": loss.item()})
+    return curve
+
+
+@torch.no_grad()
+def choose_weight(
+    system: OurSystem, examples: Sequence[Example], weights: Sequence[float]
+) -> dict[str, float]:
+    """Set β to the weight with the best accuracy of the first fact on `examples`; the smallest on a tie.
+
+    Returns:
+        Accuracy by weight, and under `chosen` the weight.
+    """
+    accuracy: dict[float, float] = {}
+    for weight in sorted({0.0, *weights}):
+        system.correction.beta.fill_(weight)
+        right = 0.0
+        for start in range(0, len(examples), 64):
+            batch = examples[start : start + 64]
+            texts = [example.text for example in batch]
+            query = system.query(texts)
+            found = system.scored(texts, query, system.memory.search(query).facts)
+            best = found.scores.argmax(dim=-1, keepdim=True)
+            right += gold_mask(found.facts.gather(1, best), batch).sum().item()
+        accuracy[weight] = right / len(examples)
+    chosen = max(accuracy, key=lambda weight: (accuracy[weight], -weight))
+    system.correction.beta.fill_(chosen)
+    return {f"{weight:g}": share for weight, share in accuracy.items()} | {"chosen": chosen}

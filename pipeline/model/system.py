@@ -1,0 +1,95 @@
+"""What every method on a language model has in common: frozen parts, losses to train, replies to give."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.store import KnowledgeMemory
+from pipeline.model.reader import Reader
+from pipeline.shapes import CandidateFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question to learn from."""
+
+    text: str
+    answers: tuple[str, ...]
+    gold: tuple[int, ...]
+    """Ids of the facts that answer it, in the memory; none where it is unanswerable."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a system says to B questions; fact ids are the memory's."""
+
+    texts: list[str]
+    facts: list[list[int]] = field(default_factory=list)
+    weights: list[list[float]] = field(default_factory=list)
+    candidates: list[list[int]] = field(default_factory=list)
+    refusal: list[float] = field(default_factory=list)
+    refused: list[bool] = field(default_factory=list)
+
+
+class System(nn.Module, ABC):
+    """An adapter on a frozen language model; its parameters are all that is trained and saved.
+
+    Args:
+        reader: the frozen language model, on the device that everything runs on.
+        encoder: the frozen sentence encoder.
+        memory: the facts.
+        answer_tokens: longest answer.
+    """
+
+    def __init__(
+        self, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory, answer_tokens: int
+    ) -> None:
+        super().__init__()
+        self.reader = reader
+        self.encoder = encoder
+        self.memory = memory
+        self.answer_tokens = answer_tokens
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach the system to its language model inside this block; `losses` and `reply` need it."""
+        yield
+
+    @abstractmethod
+    def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
+        """Return `loss`, which is to be minimised, and what the training curve shows beside it."""
+
+    @abstractmethod
+    def reply(self, questions: Sequence[str]) -> Reply:
+        """Return the answers to a batch of questions."""
+
+    def target(self, example: Example, facts: Sequence[int]) -> str:
+        """Return the answer to learn: the tail of the first gold fact among those read, or any right one."""
+        read = [fact for fact in facts if fact in example.gold]
+        return self.memory.fact(read[0]).tail_label if read else example.answers[0]
+
+
+def with_gold(found: CandidateFacts, batch: Sequence[Example]) -> CandidateFacts:
+    """Return the candidates with each question's first gold fact put last where none was found.
+
+    Training only: a fact that was not found can't be learned from.
+    """
+    facts = found.clone()
+    for row, example in enumerate(batch):
+        if example.gold and not set(example.gold) & set(facts[row].tolist()):
+            facts[row, -1] = example.gold[0]
+    return facts
+
+
+def gold_mask(facts: CandidateFacts, batch: Sequence[Example]) -> Bool[Tensor, "B N"]:
+    """Return which candidates answer their question."""
+    rows = [
+        [fact in example.gold for fact in row] for row, example in zip(facts.tolist(), batch, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.bool, device=facts.device)

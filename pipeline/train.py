@@ -1,0 +1,181 @@
+"""Stage `train`: fits the adapter of one method on the frozen language model."""
+
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipeline.config import Paths, UserError, stage
+from pipeline.evaluation.systems import NAMES, open_system
+from pipeline.kg.facts import Graph, read_table
+from pipeline.memory.graph import Correspondence
+from pipeline.memory.store import Memory
+from pipeline.model.adapter import save_adapter
+from pipeline.model.dysk import Dysk
+from pipeline.model.fitting import Pool, Train, fit
+from pipeline.model.ours import Ours, OurSystem
+from pipeline.model.rag import Rag
+from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads
+from pipeline.model.system import Example, System
+from pipeline.tracking import Curve, Logger, run
+from pipeline.trainer import Trainer
+from pipeline.weights import Encoder, LanguageModel
+
+log = logging.getLogger(__name__)
+
+
+@stage
+def train(
+    method: Ours | Rag | Dysk,
+    memory: Memory,
+    lm: LanguageModel,
+    encoder: Encoder,
+    train: Train,
+    trainer: Trainer,
+    logger: Logger,
+    paths: Paths,
+    seed: int,
+    out: Path,
+) -> None:
+    """Fit the retrieval and the reader of `method`, and write its adapter, curves and figures."""
+    name = NAMES[type(method)]
+    if name not in train.steps:
+        raise UserError(f"conf/train: train.steps names no {name!r}; it has {', '.join(train.steps)}")
+    _seed(seed)
+    began = time.perf_counter()
+    graph = Graph.read(paths.tables, relations=paths.kv)
+    system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
+    pool, valid = examples(system, graph, paths)
+    sections: dict[str, Any] = {
+        "method": method,
+        "memory": memory,
+        "lm": lm,
+        "encoder": encoder,
+        "train": train,
+    }
+    with run(logger, out, {**sections, "seed": seed}) as tracked:
+        figures: dict[str, Any] = {"method": name, "seed": seed}
+        if isinstance(system, OurSystem):
+            figures["correction"] = fit_retrieval(system, pool, valid, train.retrieval, seed, out)
+        figures["retrieval_seconds"] = time.perf_counter() - began
+        _seed(seed)
+        steps = train.steps[name]
+        key = _key({**sections, "seed": seed}, paths)
+        started = time.perf_counter()
+        fit(
+            system,
+            pool if isinstance(system, OurSystem) else Pool(pool.template, pool.human, []),
+            train,
+            trainer,
+            steps,
+            seed,
+            out / "curve.csv",
+            train.checkpoints / key,
+            tracked.loggers,
+            progress=True,
+        )
+        figures["seconds"] = time.perf_counter() - started
+        figures |= {
+            "steps": steps,
+            "examples": steps * train.batch_size,
+            "parameters": sum(p.numel() for p in system.parameters() if p.requires_grad),
+            "facts_cut": system.facts.cut if isinstance(system, OurSystem) else 0,
+        }
+        tracked.summarize({f"train.{n}": v for n, v in figures.items()})
+    save_adapter(system, out, {n: s for n, s in sections.items() if n != "train"})
+    (out / "train.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Example]]:
+    """Return the training questions by kind, and the answerable validation questions.
+
+    Raises:
+        UserError: there is no training question, or none for validation.
+    """
+    same = Correspondence(graph, system.memory)
+    table = read_table(paths.kv, "questions").to_pydict()
+    kinds: dict[str, list[Example]] = {"template": [], "human": [], "unanswerable": []}
+    valid: list[Example] = []
+    rows = zip(*(table[name] for name in ("text", "kind", "facts", "answers", "split")), strict=True)
+    for text, kind, facts, answers, split in rows:
+        if split not in ("train", "valid"):
+            continue
+        gold = tuple(row for fact in facts if (row := same.row(fact)) is not None)
+        example = Example(text, tuple(answers), gold)
+        if split == "train" and kind in kinds and bool(gold) != (kind == "unanswerable"):
+            kinds[kind].append(example)
+        elif split == "valid" and gold:
+            valid.append(example)
+    if not kinds["template"] and not kinds["human"]:
+        raise UserError(f"{paths.kv}: no training question in it; check conf/splits and conf/synthesis")
+    if not valid:
+        raise UserError(f"{paths.kv}: no validation question in it; raise splits.valid in conf/splits")
+    return Pool(**kinds), valid
+
+
+def fit_retrieval(
+    system: OurSystem,
+    pool: Pool,
+    valid: Sequence[Example],
+    settings: Retrieval,
+    seed: int,
+    out: Path,
+) -> dict[str, float]:
+    """Fit the heads, then the correction by early states, and choose its weight on validation questions."""
+    draw = random.Random(seed)
+    known = [*pool.template, *pool.human]
+    if pool.human and settings.examples:  # a sample holds as many of either kind where it can
+        half = min(len(pool.human), settings.examples // 2)
+        known = draw.sample(list(pool.human), half) + draw.sample(
+            list(pool.template), min(len(pool.template), settings.examples - half)
+        )
+    elif settings.examples and len(known) > settings.examples:
+        known = draw.sample(known, settings.examples)
+    vectors = system.encoder.encode([e.text for e in known], lambda b: _bar(b, "questions"))
+    triples = system.memory.triples[[e.gold[0] for e in known]]
+    first = triples[:, 0]
+    if system.memory.settings.layout == "slot":
+        first = system.memory.adjacency.slot[torch.tensor([e.gold[0] for e in known])].cpu().numpy()
+    slots = torch.stack([torch.as_tensor(first), torch.as_tensor(triples[:, 1])], dim=1)
+    curve = fit_heads(system.heads, system.memory, vectors, slots.to(vectors.device), settings, _bar)
+    curve_file = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
+    for row in curve:
+        curve_file.append(**row)
+    held = list(valid)
+    if settings.validation and len(held) > settings.validation:
+        held = draw.sample(held, settings.validation)
+    weights: Sequence[float] = []
+    if settings.correction_steps:
+        fit_correction(system, known, settings, _bar)
+        weights = settings.correction_weights
+    return choose_weight(system, held, weights)
+
+
+def _bar(items: Iterable[Any], title: str) -> Iterable[Any]:
+    return tqdm(items, desc=title, unit="step", mininterval=1.0)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _key(sections: dict[str, Any], paths: Paths) -> str:
+    """Return a name for checkpoints that only the same configuration and inputs share."""
+    digest = hashlib.sha256(repr(sorted(sections.items())).encode())
+    for folder in (paths.tables, paths.kv, paths.rotate, paths.index):
+        for file in sorted(folder.glob("*")):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:24]
+
+
+if __name__ == "__main__":
+    train()
