@@ -133,7 +133,8 @@ def section(kind: Any, values: Any, name: str) -> Any:
         ConfigError: a key is unknown, missing or mistyped, or a value is out of its range; the text names
             the key, the section and what was expected.
     """
-    where = f"conf/{name}" if (CONF / name).is_dir() else "conf/config.yaml"
+    group = name.split(".")[0]
+    where = f"conf/{group}" if (CONF / group).is_dir() else "conf/config.yaml"
     if isinstance(values, DictConfig):
         values = OmegaConf.to_container(values, resolve=True)
     if get_origin(kind) in (Union, types.UnionType):
@@ -156,8 +157,26 @@ def section(kind: Any, values: Any, name: str) -> Any:
         raise ConfigError(f"{where}: unknown key {name}.{unknown[0]}; known keys are {known}")
     if missing:
         raise ConfigError(f"{where}: missing key {name}.{missing[0]}")
+    return _built(kind, values, name, where)
+
+
+def _built(kind: Any, values: Mapping[str, Any], name: str, where: str) -> Any:
+    """Return `values` as the dataclass `kind`, with the sections inside it.
+
+    Those are built on their own: OmegaConf can't merge a list into a nested frozen dataclass.
+    """
+    inner = {
+        field.name: section(field.type, values[field.name], f"{name}.{field.name}")
+        for field in fields(kind)
+        if is_dataclass(field.type)
+    }
+    flat = {key: value for key, value in values.items() if key not in inner}
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))
+        merged: Any = OmegaConf.merge(OmegaConf.structured(kind), flat)
+        plain = {key: merged[key] for key in flat}
+        for key, value in plain.items():
+            plain[key] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+        return kind(**inner, **plain)
     except OmegaConfBaseException as error:
         text = str(error).splitlines()[0]
         raise ConfigError(f"{where}: {name}.{error.full_key or ''}: {text}") from error

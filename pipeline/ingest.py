@@ -29,8 +29,10 @@ class Writer(Protocol):
 @stage
 def ingest(data: Data, splits: Splits, seed: int, out: Path) -> None:
     """Write entities, relations, facts, changes, questions (Parquet) and ingest.json (counts) to `out`."""
-    writes = isinstance(data, Writer)
-    counts = data.write(splits, seed, out) if writes else build(data.extract(), splits, seed, out)
+    if isinstance(data, Writer):
+        counts = data.write(splits, seed, out)
+    else:
+        counts = build(data.extract(), splits, seed, out)
     text = json.dumps(counts, indent=1, ensure_ascii=False)
     (out / "ingest.json").write_text(text + "\n", encoding="utf-8")
 

@@ -4,7 +4,6 @@ A publisher's split of questions decides the fold of the entities that they are 
 before train; a question that would then train on, or choose settings by, something kept out is dropped.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,16 +37,23 @@ def rows(
 
     A test question about slots whose facts are the same in the first and the last snapshot is `unseen`, one
     about a slot that the first leaves empty `added`, any other `updated`; the last two are answered by the
-    last snapshot. Its answers are the publisher's, or the labels of the last slot's tails where it gives none.
+    last snapshot. Its answers are the publisher's, or the last slot's tails where it gives none.
     """
     slots = _Slots(graph)
     table: dict[str, list[Any]] = {name: [] for name in ("id", "text", "kind", "facts", "answers", "split")}
     for question in sorted(set(questions), key=lambda q: (q.text, q.slots, q.split, q.kind, q.answers)):
         facts, change = slots.find(question)
         split = _split(question, change, folds, held_out)
-        if split is None or not (facts or question.kind == "unanswerable"):
-            reason = "whose slot has no fact" if split else "about what their split must not see"
-            graph.repairs[f"questions {reason} dropped"] += 1
+        if split is None:
+            graph.repairs["questions about what their split must not see dropped"] += 1
+            continue
+        if bool(facts) == (question.kind == "unanswerable"):
+            reason = (
+                "unanswerable questions whose slot has a fact"
+                if facts
+                else "questions whose slot has no fact"
+            )
+            graph.repairs[f"{reason} dropped"] += 1
             continue
         last = [fact for fact in facts if (graph.triples[fact, :2] == graph.triples[facts[-1], :2]).all()]
         answers = list(question.answers) or [graph.labels[graph.triples[fact, 2]] for fact in last]

@@ -53,7 +53,7 @@ def count(
 
 
 def testable(slots: Ids, tails: Ids, live: NDArray[np.bool_], folds: NDArray[np.str_]) -> dict[str, int]:
-    """Return how many slots of fold test are unchanged, updated, added or removed from first to last snapshot.
+    """Return how many slots of fold test the last snapshot answers as the first, otherwise, newly, not.
 
     A slot is known by its number (`slots`, [M]); its answer is the set of its tails (`tails`, [M]).
     """

@@ -22,7 +22,7 @@ from pipeline.kg.rotate import SIDES, distances, rotated
 
 EVALUATORS = {
     "filtered": "rank-based, filtered by all known facts, realistic ranks, all trained entities, both sides",
-    "type_filtered": "the same, candidates seen with the relation and side in training; other answers count 0",
+    "type_filtered": "the same, candidates seen with that relation and side in training; others count 0",
 }
 HITS = (1, 3, 10)
 

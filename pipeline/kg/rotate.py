@@ -90,7 +90,7 @@ class Rotate:
     learning_rate: float
     """Step size at the start."""
     final_learning_rate: float
-    """Step size at the last epoch; it falls linearly."""
+    """Step size at the end, of the epochs or of the time if that is short; it falls linearly."""
     batch_size: int
     """Facts per step."""
     epochs: int

@@ -202,7 +202,7 @@ def run_epoch(
     order = torch.randperm(len(facts.train), generator=torch.Generator().manual_seed(mixed))
     generator = torch.Generator(device).manual_seed(mixed)
     triples = torch.from_numpy(facts.train)[order].to(device)
-    share = progress.epoch / max(1, rotate.epochs - 1)
+    share = min(1.0, max(progress.epoch / max(1, rotate.epochs - 1), progress.seconds / seconds))
     for group in optimizer.param_groups:
         group["lr"] = rotate.learning_rate + share * (rotate.final_learning_rate - rotate.learning_rate)
     total = torch.zeros((), device=device)

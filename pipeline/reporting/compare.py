@@ -10,9 +10,6 @@ from pipeline.evaluation.runs import AFTER, BEFORE
 from pipeline.evaluation.summary import Bootstrap, per_question
 from pipeline.reporting.gather import Method
 
-OURS = "ours"
-"""The method that the others are held against; where it was not evaluated, the best one is."""
-
 ORDER = (*BEFORE, *AFTER)
 """The order in which splits are shown."""
 
@@ -35,8 +32,8 @@ def split_names(methods: Sequence[Method]) -> list[str]:
 
 
 def reference(methods: Sequence[Method]) -> Method:
-    """Return the method that the others are held against."""
-    return next((method for method in methods if method.name == OURS), methods[0])
+    """Return the method that the others are held against: ours, or the best where it was not evaluated."""
+    return methods[0]
 
 
 def comparisons(methods: Sequence[Method], how: Bootstrap) -> list[Comparison]:

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,7 +17,7 @@ INK, LINES = "#1b1f24", "#d4d8dd"
 COLOURS = ("#1f77d0", "#e07b1a", "#2a9d63", "#c2468f", "#8a6fd1", "#b39700", "#1aa5b8", "#8d949c")
 MARKERS = "osD^vPX*"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
@@ -91,28 +93,25 @@ def recall(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
         columns = min(4, len(splits))
         rows = -(-len(splits) // columns)
         figure = Figure(figsize=(10, 0.7 + 2.3 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+        panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
         depths = sorted(table["n"].unique())
         lowest = 100 * float(table["recall"].min())
         styles = style_of(methods)
         for axes, split in zip(panels, splits, strict=False):
-            for method, rows_of in table[table["split"] == split].groupby("method"):
-                colour, marker = styles[str(method)]
-                axes.plot(
-                    rows_of["n"],
-                    100 * rows_of["recall"],
-                    marker + "-",
-                    color=colour,
-                    label=method,
-                    markersize=4,
-                )
-            axes.set(title=split.replace("_", " "), xscale="log", xlabel="candidates N")
+            of_split = table[table["split"] == split]
+            for method, (colour, marker) in styles.items():
+                line = of_split[of_split["method"] == method]
+                if len(line):
+                    shares = 100 * line["recall"]
+                    axes.plot(line["n"], shares, marker + "-", color=colour, label=method, markersize=4)
+            axes.set(title=split.replace("_", " "), xscale="log")
             axes.set_xticks(depths, [str(depth) for depth in depths], fontsize=8)
             axes.minorticks_off()
             axes.set_ylim(max(-2, lowest - 5), 101)
-        for axes in list(panels):
+        for axes in panels[len(splits) :]:
             axes.set_visible(False)
-        figure.axes[0].set_ylabel("recall@N, %")
+        figure.supxlabel("candidates N", fontsize=10)
+        figure.supylabel("recall@N, %", fontsize=10)
         _legend(figure)
     return figure
 
@@ -127,23 +126,23 @@ def training(curves: dict[str, pd.DataFrame], methods: Sequence[str]) -> Figure:
         methods: the order of methods, as in `accuracy`; methods without a curve are left out.
     """
     with matplotlib.rc_context(_STYLE):
-        names = dict.fromkeys(name for curve in curves.values() for name in curve.columns)
-        names = [name for name in names if name not in ("step", "epoch")]
+        logged = dict.fromkeys(name for curve in curves.values() for name in curve.columns)
+        names = [name for name in logged if name not in ("step", "epoch")]
         columns = min(3, len(names))
         rows = -(-len(names) // columns)
         figure = Figure(figsize=(10, 0.5 + 2.2 * rows), layout="constrained")
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        last = max(int(curve["step"].max()) for curve in curves.values())
         styles = style_of([*methods, *(name for name in curves if name not in methods)])
         for axes, name in zip(panels, names, strict=False):
             for method, (colour, _) in styles.items():
                 if method in curves and name in curves[method]:
                     _curve(axes, curves[method][["step", name]].dropna(), colour, method)
             axes.set(title=name.replace("_", " "))
-            axes.margins(x=0.02)
+            axes.set_xlim(-0.02 * last, 1.02 * last)
         for axes in panels[len(names) :]:
             axes.set_visible(False)
-        for axes in panels[max(0, len(names) - columns) : len(names)]:
-            axes.set_xlabel("step")
+        figure.supxlabel("step", fontsize=10)
         _legend(figure)
     return figure
 
@@ -183,14 +182,17 @@ def _name_splits(axes: Axes, splits: Sequence[str], counts: "pd.Series[int]") ->
     later = [place for place, split in enumerate(splits) if split in AFTER]
     if later and later[0] > 0:
         axes.axvline(later[0] - 0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            "after the update →",
-            (later[0] - 0.5, 0.5),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
+        for text, side, shift in (("base snapshot", "right", -6), ("after the update", "left", 6)):
+            axes.annotate(
+                text,
+                (later[0] - 0.5, 1.0),
+                (shift, 3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha=side,
+                va="bottom",
+                fontsize=9,
+            )
 
 
 def _curve(axes: Axes, points: pd.DataFrame, colour: str, label: str) -> None:
@@ -202,8 +204,8 @@ def _curve(axes: Axes, points: pd.DataFrame, colour: str, label: str) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=8)
+            handles.setdefault(str(label), handle)
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=8)

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 Figures = dict[str, Any]
 
+OURS = "ours"
+"""The method that comes first and that the others are held against, where it was evaluated."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -70,7 +73,7 @@ class Method:
 
 
 def methods(folder: Path) -> list[Method]:
-    """Return every evaluation below `folder`, best on `unseen` first.
+    """Return every evaluation below `folder`: ours, then the others, best on `unseen` first.
 
     Raises:
         UserError: there is none, one is incomplete, damaged or holds a value that is not a number, or two
@@ -87,9 +90,7 @@ def methods(folder: Path) -> list[Method]:
     if not found:
         raise UserError(f"{folder}: no evaluation (*/metrics.json); run `dvc repro` to make them")
     gathered = [Method(name, [runs[seed] for seed in sorted(runs)]) for name, runs in sorted(found.items())]
-    return sorted(
-        gathered, key=lambda method: -method.splits.get("unseen", {"em": {"mean": 0}})["em"]["mean"]
-    )
+    return sorted(gathered, key=lambda method: (method.name != OURS, -_unseen(method)))
 
 
 def curves(folder: Path) -> dict[str, pd.DataFrame]:
@@ -141,6 +142,10 @@ def read_json(path: Path) -> Figures:
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold an object, not a {type(content).__name__}; run `dvc repro`")
     return content
+
+
+def _unseen(method: Method) -> float:
+    return float(method.splits["unseen"]["em"]["mean"]) if "unseen" in method.splits else 0.0
 
 
 def _metrics(path: Path) -> Figures:

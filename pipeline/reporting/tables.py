@@ -1,7 +1,7 @@
 """A table once, written as HTML, Markdown or plain text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -13,6 +13,8 @@ class Cell:
     text: str
     note: str = ""
     value: float | None = None
+    best: bool = False
+    """Shown in bold."""
 
     def plain(self) -> str:
         """Return text and note in one line."""
@@ -28,8 +30,6 @@ class Table:
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    notes: Sequence[str] = ()
-    """A smaller line below each header cell."""
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -38,12 +38,14 @@ class Table:
 
     def html(self) -> str:
         """Return a sortable table; every text in it is escaped."""
-        notes = [*self.notes, *[""] * (len(self.header) - len(self.notes))]
+        numeric = [
+            any(row[place].value is not None for row in self.rows) for place in range(len(self.header))
+        ]
         head = "".join(
-            f'<th scope="col"><button type="button">{escape(name)}</button>{_small(note)}</th>'
-            for name, note in zip(self.header, notes, strict=True)
+            f'<th scope="col"{_aligned(right)}><button type="button">{escape(name)}</button></th>'
+            for name, right in zip(self.header, numeric, strict=True)
         )
-        body = "\n".join(f"<tr>{''.join(map(_data, row))}</tr>" for row in self.rows)
+        body = "\n".join(f"<tr>{''.join(map(_data, row, numeric))}</tr>" for row in self.rows)
         return (
             '<div class="wide"><table class="sortable">\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
@@ -52,7 +54,7 @@ class Table:
     def markdown(self) -> str:
         """Return a GitHub table; a bar inside a cell is escaped."""
         lines = [list(self.header), ["---", *["---:"] * (len(self.header) - 1)]]
-        lines += [[cell.plain().replace("|", "\\|") for cell in row] for row in self.rows]
+        lines += [[_mark(cell) for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def plain(self) -> str:
@@ -86,10 +88,36 @@ def number(value: Any, digits: int = 3) -> Cell:
     return Cell(f"{value:.{digits}g}", value=float(value))
 
 
+def best_marked(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells with the highest value marked; none where all that have a value are equal."""
+    values = [cell.value for cell in cells if cell.value is not None]
+    distinct = len(set(values)) > 1
+    return [replace(cell, best=distinct and cell.value == max(values)) for cell in cells]
+
+
+def _mark(cell: Cell) -> str:
+    text = f"**{cell.text}** {cell.note}".strip() if cell.best else cell.plain()
+    return text.replace("|", "\\|")
+
+
+def fixed(value: float | None, decimals: int = 3) -> Cell:
+    """Return a number with so many decimals; a dash for None, "< 0.001" for what would round to nothing."""
+    if value is None:
+        return MISSING
+    least = 10.0**-decimals
+    return Cell(f"< {least:g}" if 0 < value < least else f"{value:,.{decimals}f}", value=float(value))
+
+
 def _small(note: str) -> str:
     return f"<small>{escape(note)}</small>" if note else ""
 
 
-def _data(cell: Cell) -> str:
-    kind = "" if cell.value is None else f' class="number" data-value="{cell.value!r}"'
-    return f"<td{kind}>{escape(cell.text)}{' ' if cell.note else ''}{_small(cell.note)}</td>"
+def _aligned(right: bool, best: bool = False) -> str:
+    names = [name for name, wanted in (("number", right), ("best", best)) if wanted]
+    return f' class="{" ".join(names)}"' if names else ""
+
+
+def _data(cell: Cell, right: bool) -> str:
+    value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+    text = f"{escape(cell.text)} {_small(cell.note)}".strip()
+    return f"<td{_aligned(right, cell.best)}{value}>{text}</td>"

@@ -15,7 +15,6 @@ VALUES = {
     "questions_per_split": 0,
     "splits": [*BEFORE, *AFTER],
     "batch_size": 2,
-    "max_answer_tokens": 4,
     "recall_at": [1, 2, 3],
     "bootstrap_samples": 200,
 }

@@ -190,7 +190,8 @@ def members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
                 found = True
                 yield name, content
     except DAMAGE as error:
-        raise UserError(f"{path}: damaged ({error}); {AGAIN}") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged ({reason}); {AGAIN}") from error
     if not found:
         raise UserError(f"{path}: holds no {suffix} file; {AGAIN}")
 

@@ -155,11 +155,12 @@ class Wikidata5M:
 
 
 def shortened(paragraph: str, most: int) -> str:
-    """Return as many whole words of `paragraph` as fit into `most` characters, at single spaces."""
-    text = " ".join(paragraph[: 2 * most].split())
-    if len(text) <= most and len(paragraph) <= 2 * most:
-        return text
-    return text[: most + 1].rpartition(" ")[0] or text[:most]
+    """Return the whole words in the first `most` characters of `paragraph`, at single spaces."""
+    start = paragraph[: most + 1]
+    words = start.split()
+    if len(paragraph) > most and not start[-1].isspace():
+        words = words[:-1] or [words[0][:most]]
+    return " ".join(words)
 
 
 def _unpack(archive: Path, names: list[str], folder: Path, remedy: str) -> None:

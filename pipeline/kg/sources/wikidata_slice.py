@@ -15,6 +15,8 @@ from pipeline.config import UserError
 from pipeline.kg.sources import Entity, Extract, SourceQuestion, Triple
 from pipeline.kg.sources.files import located, tab_separated
 from pipeline.kg.sources.questions import Known, QuestionSet
+from pipeline.kg.sources.questions.entityquestions import EntityQuestions
+from pipeline.kg.sources.questions.kamel import Kamel
 from pipeline.kg.sources.questions.simplequestions import SimpleQuestions
 
 Period = tuple[str, str]
@@ -103,7 +105,11 @@ class WikidataSlice:
 
 def question_sets(inverse: bool) -> dict[str, QuestionSet]:
     """Return the question sets that can be asked of the slice, by name."""
-    return {"simplequestions": SimpleQuestions(inverse)}
+    return {
+        "simplequestions": SimpleQuestions("simplequestions_wikidata", inverse),
+        "entityquestions": EntityQuestions(folder="entityquestions"),
+        "kamel": Kamel(folder="kamel", labels=""),
+    }
 
 
 def _hash(key: str) -> bytes:

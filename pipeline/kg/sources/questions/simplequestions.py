@@ -20,10 +20,12 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class SimpleQuestions:
-    """With `inverse`, the slots of inverse properties that are asked for become facts of their own."""
+    """Questions about another source's facts."""
 
+    folder: str
+    """Folder below the data root."""
     inverse: bool
-    folder: str = "simplequestions_wikidata"
+    """Whether the slots of inverse properties that are asked for become facts of their own."""
 
     def file(self, split: str) -> Path:
         """Return the path of the questions of `split` that Wikidata answers."""

