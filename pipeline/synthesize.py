@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from tqdm import tqdm
 
 from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph, read_table, write_table
 from pipeline.kg.leakage import leakage
-from pipeline.kg.nouns import Nouns, NounWriter, Spent, name_relations
-from pipeline.kg.questions import Asker, Limits, Wording
+from pipeline.kg.naming import Nouns, NounWriter, Spent, name_relations
+from pipeline.kg.questions import Asker
 from pipeline.kg.slots import Slots
 from pipeline.kg.synthesis import Rows, diversity, kg2kv, mirrored, usable
 from pipeline.kg.synthetic import ATTRIBUTES, Synthetic, synthetic
+from pipeline.kg.wording import Limits, Wording
 from pipeline.kg.writers import Endpoint, LocalWriter
 from pipeline.weights import LanguageModel, load_language_model
 
@@ -55,7 +57,11 @@ def synthesize(synthesis: Synthesis, lm: LanguageModel, paths: Paths, seed: int,
     relations = list(zip(graph.relations["key"].to_pylist(), graph.relation_labels, strict=True))
     model = synthesis.endpoint.model if synthesis.nouns.writer == "endpoint" else lm.name
     nouns, spent = name_relations(
-        relations, mirrored(graph).tolist(), synthesis.nouns, model, lambda: _writer(synthesis, lm)
+        tqdm(relations, "nouns", unit="relation", disable=None),
+        mirrored(graph).tolist(),
+        synthesis.nouns,
+        model,
+        lambda: _writer(synthesis, lm),
     )
     columns = {name: graph.relations[name] for name in ("id", "key", "label")}
     write_table(out, "relations", columns | {"noun_tail": nouns[0], "noun_head": nouns[1]})

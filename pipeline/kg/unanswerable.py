@@ -122,14 +122,16 @@ def strangers(
 
 
 def spliced(front: str, back: str) -> str:
-    """Return the first half of `front` with the second half of `back`, by words where both have several.
+    """Return the first half of `front` with the second half of `back`, by words where one has several.
 
     >>> spliced("Marie Curie", "Albert Einstein")
     'Marie Einstein'
     >>> spliced("Lisbon", "Dresden")
     'Lisden'
+    >>> spliced("Paris", "New York")
+    'Paris York'
     """
     words, others = front.split(), back.split()
-    if len(words) > 1 and len(others) > 1:
-        return " ".join(words[: (len(words) + 1) // 2] + others[(len(others) + 1) // 2 :])
-    return front[: (len(front) + 1) // 2].rstrip() + back[(len(back) + 1) // 2 :]
+    if len(words) > 1 or len(others) > 1:
+        return " ".join(words[: (len(words) + 1) // 2] + others[len(others) // 2 :])
+    return front[: (len(front) + 1) // 2] + back[(len(back) + 1) // 2 :]

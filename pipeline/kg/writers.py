@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from pipeline.config import UserError
 
@@ -34,12 +35,23 @@ class LocalWriter:
             attention_mask=inputs["attention_mask"],
             max_new_tokens=self.answer_tokens,
             do_sample=False,
-            stop_strings=["\n"],
-            tokenizer=self.tokenizer,
+            stopping_criteria=StoppingCriteriaList([_EndOfLine(self.tokenizer, length)]),
             pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
         )
         answer = output[0, length:]
         return self.tokenizer.decode(answer, skip_special_tokens=True), length, len(answer)
+
+
+class _EndOfLine(StoppingCriteria):  # type: ignore[misc]
+    """Stops at the first line break after a word, whatever token it is part of."""
+
+    def __init__(self, tokenizer: Any, length: int) -> None:
+        self.tokenizer = tokenizer
+        self.length = length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        ended = ["\n" in self.tokenizer.decode(ids[self.length :]).lstrip() for ids in input_ids]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 @dataclass(frozen=True, kw_only=True)
