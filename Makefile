@@ -40,7 +40,7 @@ $(VENV)/.installed-test: $(VENV)/.installed-$(EXTRA)
 repro: setup
 	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
 	@cat reports/results.md
-	@echo "Report: $(CURDIR)/reports/report.html"
+	@echo "Report: $(CURDIR)/reports/index.html"
 
 ask: setup
 	@$(BIN)/python -m pipeline.ask "$$Q"

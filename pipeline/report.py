@@ -1,6 +1,6 @@
 """Gathers what every stage found into `reports/`: figures, plots, a page and a table.
 
-Writes `metrics.json` (DVC metrics), `plots/*.csv` and `plots/*.png` (DVC plots), `index.html` and
+Writes `metrics.json` (DVC metrics), `plots/*.csv` and `plots/*.png` (DVC plots), `report.html` and
 `results.md`. Nothing in them depends on when or where the stage runs, so the same inputs give the same bytes.
 """
 
@@ -48,10 +48,10 @@ def report(paths: Paths, seed: int, out: Path) -> None:
     numbers = json.dumps(content.flat(methods, pairs, locals_, stages), indent=2, allow_nan=False)
     results = content.per_split(methods, "em")
     _write(out / "metrics.json", numbers)
-    _write(out / "index.html", page(methods, pairs, locals_, stages, plots))
+    _write(out / "report.html", page(methods, pairs, locals_, stages, plots))
     _write(out / "results.md", f"{_legend(methods)}\n\n{results.markdown()}")
     sys.stdout.write(f"\n{_legend(methods)}\n\n{results.plain()}\n\n{headline(methods)}\n")
-    sys.stdout.write(f"The report: {out / 'index.html'}\n")
+    sys.stdout.write(f"The report: {out / 'report.html'}\n")
 
 
 def _legend(methods: list[gather.Method]) -> str:

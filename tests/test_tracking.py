@@ -205,6 +205,6 @@ def test_a_trainer_out_of_range_is_an_error(key: str, value: object, text: str) 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
 def test_a_gpu_that_is_not_there_is_an_error_with_the_remedy() -> None:
     trainer = Trainer(accelerator="gpu", devices=1, hosts=1, strategy="auto")
-    with pytest.raises(ValueError, match="torch sees none: choose trainer=cpu or trainer=auto"):
+    with pytest.raises(UserError, match="torch sees none: choose trainer=cpu or trainer=auto"):
         _ = trainer.device
     assert replace(trainer, accelerator="auto").device == torch.device("cpu")

@@ -15,6 +15,7 @@ out.mkdir(parents=True, exist_ok=True)
 files = [*sorted(pathlib.Path("conf").rglob("*.yaml")), *sorted(pathlib.Path("pipeline").rglob("*.py"))]
 digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 for name in {names}:
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
     (out / name).write_text('{{"digest": "%s"}}' % digest)
 '''
 
@@ -36,22 +37,23 @@ def copy_project(to: Path) -> None:
         shutil.copy(ROOT / name, to / name)
 
 
-def outputs() -> set[str]:
-    """Names of the single files that stages declare as outputs, metrics or plots."""
+def outputs() -> list[str]:
+    """What stages declare inside the folder that they write to: files, and folders as a file in them."""
     names = {"placeholder.json"}
     for entry in stages().values():
+        [folder] = [word.split("=")[1] for word in entry["cmd"].split() if word.startswith("hydra.run.dir=")]
         for kind in ("outs", "metrics", "plots"):
             for out in entry.get(kind, []):
-                name = out if isinstance(out, str) else next(iter(out))
-                if Path(name).suffix:
-                    names.add(Path(name).name)
-    return names
+                name = (out if isinstance(out, str) else next(iter(out))).removeprefix(f"{folder}/")
+                if not name.startswith("${"):
+                    names.add(name if Path(name).suffix else f"{name}/placeholder.json")
+    return sorted(names)
 
 
 def placeholder_project(to: Path) -> None:
     """Make `to` a copy of the project, in a git repository of its own, with placeholders as stages."""
     copy_project(to)
-    (to / "placeholder.py").write_text(PLACEHOLDER.format(names=sorted(outputs())), encoding="utf-8")
+    (to / "placeholder.py").write_text(PLACEHOLDER.format(names=outputs()), encoding="utf-8")
     dvc = to / "dvc.yaml"
     dvc.write_text(
         dvc.read_text(encoding="utf-8").replace("python -m pipeline.", "python placeholder.py "),

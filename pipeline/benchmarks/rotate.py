@@ -19,7 +19,9 @@ import math
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -159,12 +161,21 @@ def pykeen(rotate: Rotate, facts: Facts, seed: int, seconds: float, nssa: bool) 
         triples_factory=factory,
         optimizer=torch.optim.Adam(model.get_grad_params()),
         negative_sampler_kwargs={"num_negs_per_pos": NSSA_NEGATIVES} if nssa else None,
+        # Its search for a batch size that fits would be paid from the time of the run.
+        automatic_memory_optimization=False,
     )
     started, deadline = perf_counter(), Deadline(seconds)
-    try:
-        loop.train(factory, num_epochs=10**6, batch_size=PYKEEN_BATCH, use_tqdm=False, callbacks=deadline)
-    except OutOfTimeError:
-        spent = perf_counter() - started
+    with warnings.catch_warnings(), suppress(OutOfTimeError):
+        warnings.filterwarnings("ignore", "Training instances are always shuffled", DeprecationWarning)
+        loop.train(
+            factory,
+            num_epochs=10**6,
+            batch_size=PYKEEN_BATCH,
+            use_tqdm=False,
+            callbacks=deadline,
+            pin_memory=model.device.type == "cuda",
+        )
+    spent = perf_counter() - started
     with torch.no_grad():
         tensors = model.entity_representations[0](None), model.relation_representations[0](None)
     plain = replace(rotate, norm="l2", inverse_relations=False)

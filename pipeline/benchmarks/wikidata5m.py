@@ -29,7 +29,8 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from pipeline.config import ROOT
-from pipeline.kg.sources.wikidata5m import COLUMNS, Wikidata5M
+from pipeline.kg.sources.streamed import COLUMNS
+from pipeline.kg.sources.wikidata5m import FACTS, Wikidata5M
 from pipeline.kg.splits import Splits
 
 ENTITIES, RELATIONS = 4_594_149, 822
@@ -69,7 +70,7 @@ def generate(folder: Path, scale: float, characters: int, seed: int) -> dict[str
     facts = _facts(random, entities, sum(sizes.values()))
     start = 0
     for part, size in sizes.items():
-        path = folder / f"wikidata5m_transductive_{part}.txt"
+        path = folder / FACTS.format(part)
         _write_facts(path, facts[start : start + size], keys, properties)
         start += size
     del facts
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "wikidata5m.json")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
+    measured_commit = commit()
     folder, tables = given.scratch / "wikidata5m", given.scratch / "tables"
     try:
         generated = alone(partial(generate, folder, given.scale, given.characters, given.seed))
@@ -220,7 +222,7 @@ def main() -> None:
     options = f"--scale {given.scale:g} --characters {given.characters} --seed {given.seed}"
     report = {
         "command": f"python -m pipeline.benchmarks.wikidata5m {options}",
-        "commit": commit(),
+        "commit": measured_commit,
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "pyarrow")},
         "machine": machine(),

@@ -35,8 +35,8 @@ def page(
         ("refusal", "Refusal", _refusal(methods)),
         ("cost", "Time and size", _cost(methods, stages)),
         ("training", "Training", _training(plots)),
-        ("errors", "Worst errors", _errors(methods)),
         ("limits", "What this does not show", _limits(methods, pairs)),
+        ("errors", "Worst errors", _errors(methods)),
         ("stages", "What each stage reported", _stages(methods, stages)),
     ]
     shown = [(name, title, body) for name, title, body in sections if body]

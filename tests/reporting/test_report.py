@@ -21,7 +21,6 @@ EVALUATE = Evaluate(
     questions_per_split=0,
     splits=["seen", "unseen", "unanswerable", "unchanged", "updated", "unchanged_after"],
     batch_size=4,
-    max_answer_tokens=4,
     recall_at=[1, 2, 5],
     bootstrap_samples=100,
 )
@@ -85,11 +84,11 @@ def test_the_report_is_whole_and_names_what_it_found(finished, capsys, caplog):
     out = make(finished)
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     plots = [f"plots/{name}.{kind}" for name in ("accuracy", "recall", "training") for kind in ("csv", "png")]
-    assert written == ["index.html", "metrics.json", *plots, "results.md"]
+    assert written == ["metrics.json", *plots, "report.html", "results.md"]
     printed = capsys.readouterr().out
     assert "ours answers 50.0 %" in printed
     assert "unchanged_after" in printed
-    assert f"The report: {out / 'index.html'}" in printed
+    assert f"The report: {out / 'report.html'}" in printed
     assert "index.json: not found, so the report says nothing of index" in caplog.text
 
 
@@ -145,7 +144,7 @@ class Page(HTMLParser):
 
 def test_the_page_is_well_formed_and_needs_nothing_beside_it(made):
     page = Page()
-    page.feed((made / "index.html").read_text(encoding="utf-8"))
+    page.feed((made / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
     assert page.tags.count("svg") == 3
     assert all(source.startswith("#") for source in page.sources)
@@ -160,7 +159,7 @@ def test_texts_of_models_and_data_are_escaped(finished):
     wrong |= {"text": evil, "prediction": evil, "refused": False, "answers": [evil]}
     wrong |= {"facts": [0], "weights": [1.0], "read": [evil]}
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
-    text = (make(finished) / "index.html").read_text(encoding="utf-8")
+    text = (make(finished) / "report.html").read_text(encoding="utf-8")
     assert evil not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
     assert "&lt;filtered&gt;" in text
@@ -175,7 +174,7 @@ def test_seeds_are_pooled_by_question(tmp_path):
     assert figures["unseen"]["n"] == 2
     assert figures["unseen"]["em"] == 0.75
     assert (figures["unseen"]["em_seed_min"], figures["unseen"]["em_seed_max"]) == (0.5, 1.0)
-    assert "100.0 · 50.0" in (tmp_path / "reports/index.html").read_text(encoding="utf-8")
+    assert "100.0 · 50.0" in (tmp_path / "reports/report.html").read_text(encoding="utf-8")
 
 
 def test_comparisons_pair_the_same_questions(stages):

@@ -20,22 +20,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.config import UserError
-from pipeline.kg.facts import FOLDS, SCHEMAS, Ids, write_table
+from pipeline.kg.facts import SCHEMAS, write_table
 from pipeline.kg.sources.files import AGAIN, DAMAGE, data_root, download, lines
-from pipeline.kg.sources.large import Distinct, Keys, Packing, Shelves, blocks, numbered, texts
+from pipeline.kg.sources.large import Keys, Packing, Shelves, texts
+from pipeline.kg.sources.streamed import FactTable, numbering, packed_facts
 from pipeline.kg.splits import Splits
 
+FACTS = "wikidata5m_transductive_{}.txt"
 PARTS = ("train", "valid", "test")
-COLUMNS = ("head", "relation", "tail")
 GROUP = 1 << 16
 """Entities in a row group, and on a shelf."""
-FACT_GROUP = 1 << 19
-"""Facts in a row group."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +72,12 @@ class Wikidata5M:
         folder = self._files()
         out.mkdir(parents=True, exist_ok=True)
         repairs: Counter[str] = Counter()
-        entities, relations = _keys(folder)
+        parts = {part: folder / FACTS.format(part) for part in PARTS}
+        entities, relations = numbering(parts)
         logger.info("%d entities, %d relations", len(entities), len(relations))
         packing = Packing(len(entities), len(relations), len(PARTS))
-        facts = _facts(folder, entities, relations, packing, repairs)
-        sizes = _write_facts(out, facts, entities, relations, packing, splits, seed)
+        facts = packed_facts(parts, entities, relations, packing, repairs)
+        sizes = FactTable(entities, relations, packing, PARTS, splits, seed).write(out, facts)
         del facts
         labels = _write_relations(out, folder, relations, repairs)
         repeated = self._write_entities(out, folder, entities, repairs)
@@ -96,7 +95,7 @@ class Wikidata5M:
     def _files(self) -> Path:
         folder = data_root() / self.folder
         wanted = {
-            "triples": [f"wikidata5m_transductive_{part}.txt" for part in PARTS],
+            "triples": [FACTS.format(part) for part in PARTS],
             "aliases": ["wikidata5m_entity.txt", "wikidata5m_relation.txt"],
             "texts": ["wikidata5m_text.txt"] if self.description else [],
         }
@@ -176,115 +175,6 @@ def _unpack(archive: Path, names: list[str], folder: Path, remedy: str) -> None:
     for name in names:
         if not (folder / name).is_file():
             raise UserError(f"{archive}: holds no {name}; {remedy}")
-
-
-def _part(folder: Path, part: str) -> Path:
-    return folder / f"wikidata5m_transductive_{part}.txt"
-
-
-def _keys(folder: Path) -> tuple[Keys, Keys]:
-    """Return the keys of all entities and relations that a fact other than a self-loop names, sorted."""
-    entities, relations = Distinct(), Distinct()
-    for part in PARTS:
-        path = _part(folder, part)
-        for block in blocks(path, COLUMNS):
-            for column, letter in zip(block.columns, "QPQ", strict=True):
-                _check(column, letter, path)
-            kept = block.filter(pc.not_equal(block["head"], block["tail"]))
-            entities.add(kept["head"])
-            entities.add(kept["tail"])
-            relations.add(kept["relation"])
-    if not len(relations.sorted()):
-        raise UserError(f"{folder}: every fact is a self-loop; {AGAIN}")
-    return entities.sorted(), relations.sorted()
-
-
-def _check(column: pa.Array, letter: str, path: Path) -> None:
-    """Raise UserError with the line of the first text of `column` that is no key."""
-    distinct = column.unique()
-    wrong = distinct.filter(pc.invert(pc.match_substring_regex(distinct, f"^{letter}[0-9]+$")))
-    if len(wrong):
-        cell = wrong[0].as_py()
-        number = next((number for number, line in lines(path) if cell in line.split("\t")), "?")
-        raise UserError(
-            f"{path}, line {number}: {cell!r} is no id like {letter}42; correct the line, or {AGAIN}"
-        )
-
-
-def _facts(folder: Path, entities: Keys, relations: Keys, packing: Packing, repairs: Counter[str]) -> Ids:
-    """Return the facts as sorted numbers, each once: the published split is the first that holds it."""
-    packed: list[Ids] = []
-    for source, part in enumerate(PARTS):
-        for block in blocks(_part(folder, part), COLUMNS):
-            kept = block.filter(pc.not_equal(block["head"], block["tail"]))
-            repairs["self-loops left out"] += len(block) - len(kept)
-            head, tail = (numbered(kept[name], entities) for name in ("head", "tail"))
-            packed.append(packing.pack(head, numbered(kept["relation"], relations), tail, source))
-    facts = np.concatenate(packed)
-    packed.clear()
-    facts.sort()
-    first = np.ones(len(facts), bool)
-    for start in range(1, len(facts), FACT_GROUP):
-        rows = slice(start, start + FACT_GROUP)
-        triples = facts[start - 1 : start + FACT_GROUP] // packing.sources
-        first[rows] = triples[1:] != triples[:-1]
-    repairs["repeated rows left out"] = len(facts) - int(first.sum())
-    return facts[first]
-
-
-def _write_facts(
-    out: Path, facts: Ids, entities: Keys, relations: Keys, packing: Packing, splits: Splits, seed: int
-) -> dict[str, Any]:
-    """Write the facts, and return their number, that of slots and heads, and that of facts by fold."""
-    by_relation = np.zeros(len(relations), np.int64)
-    is_head = np.zeros(len(entities), bool)
-    for rows in _groups(facts):
-        head, relation, _, _ = packing.unpack(rows)
-        by_relation += np.bincount(relation, minlength=len(relations))
-        is_head[head] = True
-    names = texts(relations).to_pylist()
-    held_out = splits.held_out(dict(zip(names, by_relation.tolist(), strict=True)), seed)
-    hidden = np.array([name in held_out for name in names])
-    fold = np.zeros(len(entities), np.int8)
-    for i in np.flatnonzero(is_head).tolist():
-        fold[i] = FOLDS.index(splits.fold_of(entities[i].decode(), seed))
-    sizes = np.zeros(len(FOLDS), np.int64)
-    slots, last = 0, -1
-    with pq.ParquetWriter(out / "facts.parquet", SCHEMAS["facts"], compression="zstd") as writer:
-        start = 0
-        for rows in _groups(facts):
-            head, relation, tail, source = packing.unpack(rows)
-            folds = np.where(hidden[relation], FOLDS.index("unseen_relation"), fold[head])
-            sizes += np.bincount(folds, minlength=len(FOLDS))
-            slot = head * packing.relations + relation
-            slots += int(np.count_nonzero(np.diff(slot, prepend=last)))
-            last = int(slot[-1])
-            blank = pa.repeat(pa.scalar(""), len(rows))
-            columns = {
-                "id": np.arange(start, start + len(rows)),
-                "head": head,
-                "relation": relation,
-                "tail": tail,
-                "start": blank,
-                "end": blank,
-                "source": pa.array(PARTS).take(pa.array(source)),
-                "snapshot": np.zeros(len(rows), np.int64),
-                "fold": pa.array(FOLDS).take(pa.array(folds)),
-            }
-            writer.write_table(pa.Table.from_pydict(columns, schema=SCHEMAS["facts"]))
-            start += len(rows)
-    return {
-        "facts": len(facts),
-        "slots": slots,
-        "heads": int(is_head.sum()),
-        "folds": {name: {"facts": size} for name, size in zip(FOLDS, sizes.tolist(), strict=True)},
-        "relations": by_relation.tolist(),
-    }
-
-
-def _groups(facts: Ids) -> Iterator[Ids]:
-    for start in range(0, len(facts), FACT_GROUP):
-        yield facts[start : start + FACT_GROUP]
 
 
 def _write_relations(out: Path, folder: Path, keys: Keys, repairs: Counter[str]) -> list[str]:

@@ -86,7 +86,7 @@ def test_small_row_groups_and_blocks_give_the_same_rows(
     SOURCE.write(SPLITS, 0, tmp_path / "large")
     SOURCE.write(SPLITS, 0, tmp_path / "again")
     monkeypatch.setattr(wikidata5m, "GROUP", 7)
-    monkeypatch.setattr(wikidata5m, "FACT_GROUP", 13)
+    monkeypatch.setattr("pipeline.kg.sources.streamed.FACT_GROUP", 13)
     monkeypatch.setattr("pipeline.kg.sources.large.BLOCK", 64)
     monkeypatch.setattr("pipeline.kg.sources.large.BATCH", 5)
     SOURCE.write(SPLITS, 0, tmp_path / "small")

@@ -49,7 +49,7 @@ Q4\tP54\tQ5\t2005\t2001\ttrex
 QUESTIONS = {
     "train": "Q1\tP19\tQ2\twhere was ada born\nQ2\tR19\tQ1\twho was born in london\n",
     "valid": "Q4\tP54\tQ5\twhat team is club in \nQ5\tR54\tQ4\twho is in the other club\n",
-    "test": "Q1\tP54\tQ5\tada's team?\nQ9\tP19\tQ2\twhere was nobody born?\nQ9\tR19\tQ1\twho was born nowhere?\n",
+    "test": "Q1\tP54\tQ5\tada's team?\nQ9\tP19\tQ2\twhere was it?\nQ9\tR19\tQ1\twho was it?\n",
 }
 
 
