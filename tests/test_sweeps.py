@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.config import choices
+from tests.closure import ROOT
+from tests.test_embed import some_tables
 from tests.workspace import git, placeholder_project
 
 
@@ -21,6 +24,43 @@ def run(*words: str, cwd: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def embed_inputs(folder: Path) -> list[str]:
+    """Write the tables that `embed` reads, and return the overrides that make it quick."""
+    some_tables(folder / "data")
+    return ["rotate.epochs=2", "rotate.batch_size=16", "rotate.device=cpu"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "inputs", "key", "values", "result"),
+    [("embed", embed_inputs, "rotate.dimension", [4, 6], "embed.json")],
+)
+def test_two_jobs_of_a_multirun_leave_comparable_results(
+    stage: str,
+    inputs: Callable[[Path], list[str]],
+    key: str,
+    values: list[int],
+    result: str,
+    tmp_path: Path,
+) -> None:
+    """The command that a user types, on the real stage, with small inputs."""
+    fixed = inputs(tmp_path)
+    sweep = f"{key}={','.join(map(str, values))}"
+    run(
+        *(sys.executable, "-m", f"pipeline.{stage}", "-m", sweep, *fixed),
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+    )
+    parent = tmp_path / "multirun" / stage
+    folders = [folder for value in values for folder in parent.glob(f"*{key}={value},*")]
+    assert len(folders) == len([entry for entry in parent.iterdir() if entry.is_dir()]) == len(values)
+    found = [json.loads((folder / result).read_text(encoding="utf-8")) for folder in folders]
+    assert found[0].keys() == found[1].keys()
+    assert found[0] != found[1]
+    files = [sorted(file.name for file in folder.iterdir()) for folder in folders]
+    assert files[0] == files[1], "both jobs leave the same files"
+    assert not [name for name in files[0] if name.endswith((".log", "config.yaml"))]
 
 
 @pytest.mark.soak

@@ -56,7 +56,7 @@ class RetrievalHeads(nn.Module):
         """Return the query of each question."""
         entity = self.entity(text) * self.entity_log_scale.exp()
         relation = self.relation(text) @ self.map * self.relation_log_scale.exp()
-        return Query(text, entity, relation)
+        return Query(entity, relation)
 
     @property
     def temperature(self) -> float:
