@@ -7,13 +7,17 @@ from typing import Any, Protocol, runtime_checkable
 from pipeline.config import stage
 from pipeline.kg.build import build
 from pipeline.kg.sources.codex import Codex
+from pipeline.kg.sources.questions.entityquestions import EntityQuestions
+from pipeline.kg.sources.questions.kamel import Kamel
+from pipeline.kg.sources.questions.pat import Pat
+from pipeline.kg.sources.questions.templama import TempLama
 from pipeline.kg.sources.temporalwiki import TemporalWiki
 from pipeline.kg.sources.wikidata5m import Wikidata5M
 from pipeline.kg.sources.wikidata_slice import WikidataSlice
 from pipeline.kg.sources.world import World
 from pipeline.kg.splits import Splits
 
-Data = World | TemporalWiki | WikidataSlice | Codex | Wikidata5M
+Data = World | TemporalWiki | WikidataSlice | Codex | Wikidata5M | EntityQuestions | Kamel | Pat | TempLama
 """Every source; one that is added here is chosen by the key `kind` of its file in conf/data."""
 
 
