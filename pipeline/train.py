@@ -159,7 +159,8 @@ def fit_retrieval(
 
 
 def _bar(items: Iterable[Any], title: str) -> Iterable[Any]:
-    return tqdm(items, desc=title, unit="step", mininterval=1.0)
+    shown: Iterable[Any] = tqdm(items, desc=title, unit="step", mininterval=1.0)
+    return shown
 
 
 def _seed(seed: int) -> None:

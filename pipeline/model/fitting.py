@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.config import UserError
 from pipeline.model.retrieval import Retrieval
@@ -97,7 +97,7 @@ class Batches(Sampler[list[Example]]):
         return self.pool.human if human or not self.pool.template else self.pool.template
 
 
-class Fitting(lightning.LightningModule):
+class Fitting(lightning.LightningModule):  # type: ignore[misc]
     """One system under training.
 
     Args:
@@ -132,7 +132,9 @@ class Fitting(lightning.LightningModule):
         self.log("loss", row["loss"], prog_bar=True, logger=False)
         return parts["loss"]
 
-    def transfer_batch_to_device(self, batch: list[Example], device: torch.device, place: int) -> list[Example]:
+    def transfer_batch_to_device(
+        self, batch: list[Example], device: torch.device, place: int
+    ) -> list[Example]:
         """Return the batch as it is: questions are text, and the system moves what it makes of them."""
         return batch
 
@@ -196,7 +198,7 @@ def fit(
     if last.is_file():
         start = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
     module = Fitting(system, settings, steps, seed, Curve(curve, CURVE, start=start))
-    loader = DataLoader(
+    loader: DataLoader[Example] = DataLoader(
         _Whole(), batch_sampler=Batches(pool, settings, steps, seed, start), collate_fn=list, num_workers=0
     )
     saver = ModelCheckpoint(
@@ -218,7 +220,7 @@ def fit(
         loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
 
 
-class _Whole:
+class _Whole(Dataset[Example]):
     """A data set whose items are its own indices: the batch sampler draws the questions themselves."""
 
     def __getitem__(self, item: Example) -> Example:

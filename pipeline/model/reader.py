@@ -99,7 +99,7 @@ class Reader:
 
     @torch.no_grad()
     def early_states(self, questions: Sequence[str], layer: int) -> Float[Tensor, "B C"]:
-        """Return the mean state of each question's tokens after `layer` layers, without template, in float32."""
+        """Return the mean state of each bare question's tokens after `layer` layers, in float32."""
         encoded = self._encode(questions)
         width = max(map(len, encoded))
         ids = torch.full((len(encoded), width), self.stop, device=self.device)
@@ -111,12 +111,12 @@ class Reader:
 
         def stop(module: Any, inputs: Any, output: Any) -> None:
             states.append(output[0] if isinstance(output, tuple) else output)
-            raise _Reached
+            raise _ReachedError
 
         handle = decoder_layers(self.lm)[layer - 1].register_forward_hook(stop)
         try:
             self.lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        except _Reached:
+        except _ReachedError:
             pass
         finally:
             handle.remove()
@@ -136,7 +136,7 @@ class Reader:
         return ids
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """The layer that was wanted has been computed."""
 
 
