@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from pipeline.model.attention import FactTokens
 from pipeline.model.lowrank import decoder_layers
@@ -76,8 +77,14 @@ class Reader:
     def loss(self, tokens: Tokens) -> Float[Tensor, ""]:
         """Return L_LM: the mean cross-entropy of the answers' tokens, in nats."""
         longest = int((tokens.labels != -100).sum(dim=1).max())
+        # As in `generate`, the first real token stands at 0: facts keep their distance whatever the padding.
+        positions = (tokens.mask.cumsum(dim=-1) - 1).clamp(min=0)
         output = self.lm(
-            input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False, logits_to_keep=longest + 1
+            input_ids=tokens.ids,
+            attention_mask=tokens.mask,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=longest + 1,
         )
         labels = tokens.labels[:, -longest:]
         kept = labels != -100
@@ -232,12 +239,14 @@ class FactReader:
             mask[row, : len(tokens)] = 1
         positions = torch.arange(width).expand(len(encoded), width) - self.window
         device = self.reader.device
-        cache = self.reader.lm.base_model(
+        cache = DynamicCache()  # made without a configuration, it keeps every token of sliding layers too
+        self.reader.lm.base_model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             position_ids=positions.to(device),
+            past_key_values=cache,
             use_cache=True,
-        ).past_key_values
+        )
         layers = [cache.layers[number] for number in range(self.first_layer, self.reader.layers)]
         keys = torch.stack([layer.keys for layer in layers])
         values = torch.stack([layer.values for layer in layers])
