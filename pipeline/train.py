@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -91,6 +92,8 @@ def train(
         tracked.summarize({f"train.{n}": v for n, v in figures.items()})
     save_adapter(system, out, {n: s for n, s in sections.items() if n != "train"})
     (out / "train.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    # The key doesn't know the code: what a finished run left must not be what the next one starts from.
+    shutil.rmtree(train.checkpoints / key)
 
 
 def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Example]]:

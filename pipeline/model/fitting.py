@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,10 @@ def fit(
     start = 0
     if last.is_file():
         start = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
-    module = Fitting(system, settings, steps, seed, Curve(curve, CURVE, start=start))
+    # The curve grows beside the checkpoints: DVC empties the folder of the outputs before a stage goes on.
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    grown = Curve(checkpoints / curve.name, CURVE, start=start)
+    module = Fitting(system, settings, steps, seed, grown)
     loader: DataLoader[Example] = DataLoader(
         _Whole(), batch_sampler=Batches(pool, settings, steps, seed, start), collate_fn=list, num_workers=0
     )
@@ -216,8 +220,11 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    with system.attached():
-        loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
+    try:
+        with system.attached():
+            loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
+    finally:
+        shutil.copyfile(grown.path, curve)
 
 
 class _Whole(Dataset[Example]):

@@ -61,7 +61,7 @@ class RetrievalHeads(nn.Module):
     @property
     def temperature(self) -> float:
         """What divides an entity's cosine: e^-τ_e."""
-        return float((-self.entity_log_scale).exp())
+        return float((-self.entity_log_scale.detach()).exp())
 
 
 class NullFact(nn.Module):
