@@ -132,7 +132,9 @@ class Fitting(lightning.LightningModule):
         self.log("loss", row["loss"], prog_bar=True, logger=False)
         return parts["loss"]
 
-    def transfer_batch_to_device(self, batch: list[Example], device: torch.device, place: int) -> list[Example]:
+    def transfer_batch_to_device(
+        self, batch: list[Example], device: torch.device, place: int
+    ) -> list[Example]:
         """Return the batch as it is: questions are text, and the system moves what it makes of them."""
         return batch
 
