@@ -13,7 +13,8 @@ from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.graph import facts_of_graph, live_ids
-from pipeline.memory.store import KnowledgeMemory, Memory
+from pipeline.memory.settings import Memory
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.weights import Encoder
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ def index(encoder: Encoder, memory: Memory, paths: Paths, out: Path) -> None:
     filled = KnowledgeMemory(memory, texts)
 
     def bar(batches: Iterable[list[int]]) -> Iterable[list[int]]:
-        return tqdm(batches, desc="index", unit="batch")
+        shown: Iterable[list[int]] = tqdm(batches, desc="index", unit="batch")
+        return shown
 
     receipt = filled.upsert(facts_of_graph(graph, live_ids(graph, 0)), progress=bar)
     filled.add_slots(progress=bar)
