@@ -81,7 +81,7 @@ class Names:
         if self._vectors is not None and vectors.shape[1] != self._vectors.shape[1]:
             raise UserError(
                 f"encoder {self._encoder.name} gives vectors of length {vectors.shape[1]}, but the "
-                f"memory holds some of length {self._vectors.shape[1]}; run the stage `index` with this encoder"
+                f"memory holds some of length {self._vectors.shape[1]}; run the stage `index` with it"
             )
         device = self._encoder.device
         # Rounded to what a snapshot keeps, so that a memory searches alike before and after it is reopened.
