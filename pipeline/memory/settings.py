@@ -1,5 +1,6 @@
 """The section `memory` of the configuration."""
 
+import math
 from dataclasses import dataclass
 
 from pipeline.memory.ann import BACKENDS
@@ -38,5 +39,7 @@ class Memory:
         for name in ("N", "k", "entities", "links", "lists", "probes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.relation_weight < math.inf:
+            raise ValueError(f"memory.relation_weight must be 0 or more, not {self.relation_weight}")
         if self.k > self.N:
             raise ValueError(f"memory.k ({self.k}) must not exceed memory.N ({self.N})")

@@ -1,5 +1,7 @@
 """Small memories and questions to them; some entities share their label, so that scores tie."""
 
+from collections.abc import Sequence
+
 import torch
 from hypothesis import strategies as st
 
@@ -27,8 +29,8 @@ def fact(key: Key) -> Fact:
 
 
 def filled(
-    texts: TextEncoder, keys: list[Key], deleted: list[Key] = (), **changes: object
-) -> KnowledgeMemory:  # type: ignore[assignment]
+    texts: TextEncoder, keys: Sequence[Key], deleted: Sequence[Key] = (), **changes: object
+) -> KnowledgeMemory:
     """Return a memory of `keys` from which `deleted` were removed again."""
     memory = KnowledgeMemory(memory_settings(**({"entities": EVERYTHING} | changes)), texts)
     memory.upsert([fact(key) for key in keys])
@@ -58,3 +60,8 @@ def slow_scores(memory: KnowledgeMemory, query: Query, question: int) -> dict[in
                 near = query.key[question] @ memory.entities.vectors[head]
                 scores[row] = float(near + memory.settings.relation_weight * share)
     return scores
+
+
+def held(memory: KnowledgeMemory) -> set[Key]:
+    """Return the keys of the facts that hold."""
+    return {memory.fact(row).key for entity in range(len(memory.entities)) for row in memory.facts_of(entity)}
