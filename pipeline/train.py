@@ -17,7 +17,7 @@ from pipeline.config import Paths, UserError, stage
 from pipeline.evaluation.systems import NAMES, open_system
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.graph import Correspondence
-from pipeline.memory.store import Memory
+from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Pool, Train, fit

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.store import Candidates, KnowledgeMemory, Query
+from pipeline.memory.facts import Candidates, Query
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.facts import FactVectors
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import decoder_layers
