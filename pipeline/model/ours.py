@@ -105,6 +105,10 @@ class OurSystem(System):
         with inject(self.reader.lm):
             yield
 
+    def forget(self) -> None:
+        """Drop the cached facts: the batch that a fact was prefilled in moves its last digits."""
+        self.facts.clear()
+
     def query(self, questions: Sequence[str]) -> Query:
         """Return what the questions ask the memory for."""
         query: Query = self.heads(self.encoder.encode(questions))

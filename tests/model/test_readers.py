@@ -209,7 +209,9 @@ def test_a_projection_or_layer_that_is_not_there_is_an_error_that_lists_what_is(
         LowRank(reader.lm, [known], 4, 2, 4.0)
 
 
-def test_a_model_without_a_stack_of_layers_is_an_error(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_a_stack_of_layers_is_an_error(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reader.lm.config, "num_hidden_layers", 5)
     with pytest.raises(UserError, match="found no stack of 5 layers"):
         decoder_layers(reader.lm)
