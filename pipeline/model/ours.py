@@ -62,7 +62,8 @@ class Ours:
             raise ValueError("method.rank, answer_tokens, fact_window and state_layer must be at least 1")
         if self.head_width < 1 or self.fact_cache < 0 or min(self.entity_scale, self.relation_scale) <= 0:
             raise ValueError(
-                "method.head_width must be at least 1, fact_cache at least 0, entity_scale and relation_scale above 0"
+                "method.head_width must be at least 1, fact_cache at least 0, "
+                "entity_scale and relation_scale above 0"
             )
 
 

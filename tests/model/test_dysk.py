@@ -158,7 +158,7 @@ def test_values_out_of_range_are_errors(changes: dict[str, Any], text: str) -> N
 def test_a_layer_that_the_model_lacks_is_an_error(
     world: SmallWorld, lm: LanguageModel, encoder: Encoder
 ) -> None:
-    with pytest.raises(UserError, match="method.layers names 9, but the model has layers 0 to 3"):
+    with pytest.raises(UserError, match=r"method\.layers names 9, but the model has layers 0 to 3"):
         opened(dysk(layers=[1, 9]), world, lm, encoder)
 
 

@@ -306,7 +306,7 @@ def test_values_out_of_range_are_errors(method: Method, changes: dict[str, Any],
 
 
 def test_a_layer_that_the_model_lacks_is_an_error(make: Opened) -> None:
-    with pytest.raises(UserError, match="method.state_layer is 5, but the model has 4 layers"):
+    with pytest.raises(UserError, match=r"method\.state_layer is 5, but the model has 4 layers"):
         make(ours(state_layer=5))
     with pytest.raises(UserError, match="first_layer is 7, but the model has layers 0 to 3"):
         make(ours(first_layer=7))
