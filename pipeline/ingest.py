@@ -12,12 +12,24 @@ from pipeline.kg.sources.questions.kamel import Kamel
 from pipeline.kg.sources.questions.pat import Pat
 from pipeline.kg.sources.questions.templama import TempLama
 from pipeline.kg.sources.temporalwiki import TemporalWiki
+from pipeline.kg.sources.triples import Triples
 from pipeline.kg.sources.wikidata5m import Wikidata5M
 from pipeline.kg.sources.wikidata_slice import WikidataSlice
 from pipeline.kg.sources.world import World
 from pipeline.kg.splits import Splits
 
-Data = World | TemporalWiki | WikidataSlice | Codex | Wikidata5M | EntityQuestions | Kamel | Pat | TempLama
+Data = (
+    World
+    | TemporalWiki
+    | WikidataSlice
+    | Codex
+    | Wikidata5M
+    | EntityQuestions
+    | Kamel
+    | Pat
+    | TempLama
+    | Triples
+)
 """Every source; one that is added here is chosen by the key `kind` of its file in conf/data."""
 
 

@@ -40,7 +40,8 @@ from pipeline.evaluation.environment import commit
 from pipeline.kg.facts import Ids
 from pipeline.kg.linkprediction import EVALUATORS
 from pipeline.kg.rotate import Rotate
-from pipeline.kg.rotate_training import Facts, Progress, pick_device, rank, train
+from pipeline.kg.rotate_checkpoint import Progress
+from pipeline.kg.rotate_training import Facts, pick_device, rank, train
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import environ
 from pathlib import Path
 
 from pipeline.config import UserError
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--gpus", type=int, default=0, help="spread the runs over this many GPUs")
     parser.add_argument("--scratch", type=Path, default=Path("multirun/seeds"))
     parser.add_argument("--out", type=Path, required=True)
     own, overrides = list(arguments), []
@@ -37,12 +39,15 @@ def main(arguments: Sequence[str]) -> None:
     began = time.perf_counter()
     runs = [(method, seed) for seed in given.seeds for method in given.methods]
     with ThreadPoolExecutor(given.jobs) as pool:
-        jobs = [pool.submit(_one, method, seed, given.scratch, overrides) for method, seed in runs]
+        jobs = [
+            pool.submit(_one, *run, given.scratch, overrides, str(place % given.gpus) if given.gpus else None)
+            for place, run in enumerate(runs)
+        ]
         for job in jobs:
             job.result()
     adapters = given.scratch / "train" / str(given.seeds[0])
     folders = [f"paths.evaluations={given.scratch}/evaluate", f"paths.adapters={adapters}"]
-    _stage("report", [*folders, f"hydra.run.dir={given.out}"], given.scratch / "report.log")
+    _stage("report", [*folders, f"hydra.run.dir={given.out}"], given.scratch / "report.log", None)
     provenance = {
         "command": "python -m pipeline.benchmarks.seeds " + " ".join(arguments),
         "commit": commit(),
@@ -54,23 +59,26 @@ def main(arguments: Sequence[str]) -> None:
     (given.out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
 
 
-def _one(method: str, seed: int, scratch: Path, overrides: list[str]) -> None:
+def _one(method: str, seed: int, scratch: Path, overrides: list[str], gpu: str | None) -> None:
     adapters = scratch / "train" / str(seed)
     shared = [f"method={method}", f"seed={seed}", f"paths.adapters={adapters}"]
     if method in TRAINED:
         chosen = [o for o in overrides if o.split("=")[0].split(".")[0] not in EVALUATE_ONLY]
         folder = f"hydra.run.dir={adapters}/{method}"
-        _stage("train", [*shared, *chosen, folder], scratch / f"train-{method}-{seed}.log")
+        _stage("train", [*shared, *chosen, folder], scratch / f"train-{method}-{seed}.log", gpu)
     chosen = [o for o in overrides if o.split("=")[0].split(".")[0] not in TRAIN_ONLY]
     folder = f"hydra.run.dir={scratch}/evaluate/{method}-{seed}"
-    _stage("evaluate", [*shared, *chosen, folder], scratch / f"evaluate-{method}-{seed}.log")
+    _stage("evaluate", [*shared, *chosen, folder], scratch / f"evaluate-{method}-{seed}.log", gpu)
 
 
-def _stage(name: str, overrides: list[str], log: Path) -> None:
+def _stage(name: str, overrides: list[str], log: Path, gpu: str | None) -> None:
+    seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
         command = [sys.executable, "-m", f"pipeline.{name}", *overrides]
-        ended = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        ended = subprocess.run(
+            command, stdout=stream, stderr=subprocess.STDOUT, env=environ | seen
+        ).returncode
     if ended:
         tail = log.read_text(encoding="utf-8").splitlines()[-3:]
         raise UserError(f"{' '.join(command)}: ended with {ended}; see {log}: {' / '.join(tail)}")
