@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
@@ -61,8 +62,10 @@ class Dysk:
             raise ValueError(f"method.fusion must be one of {', '.join(FUSIONS)}, not {self.fusion!r}")
         if not 0 < self.gate < 1:
             raise ValueError(f"method.gate must be between 0 and 1, not {self.gate}")
-        if not self.layers:
-            raise ValueError("method.layers must name at least one layer")
+        if not self.layers or min(self.layers) < 0:
+            raise ValueError(f"method.layers must name at least one layer, counted from 0, not {self.layers}")
+        if self.width < 1 or self.answer_tokens < 1:
+            raise ValueError("method.width and answer_tokens must be at least 1")
 
 
 class SparseFusion(nn.Module):
@@ -117,6 +120,9 @@ class DyskSystem(System):
         encoder: the frozen sentence encoder.
         memory: the facts, in the factored layout.
         vectors: what a fact is embedded as.
+
+    Raises:
+        UserError: the language model has no layer that `method` names.
     """
 
     def __init__(
@@ -128,6 +134,11 @@ class DyskSystem(System):
         vectors: FactVectors,
     ) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
+        if max(method.layers) >= reader.layers:
+            raise UserError(
+                f"conf/method: method.layers names {max(method.layers)}, "
+                f"but the model has layers 0 to {reader.layers - 1}"
+            )
         self.method = method
         self.vectors = vectors
         self.fusions = nn.ModuleList(

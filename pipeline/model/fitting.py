@@ -139,6 +139,10 @@ class Fitting(lightning.LightningModule):  # type: ignore[misc]
         """Return the batch as it is: questions are text, and the system moves what it makes of them."""
         return batch
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the run go on from here as one that resumes from this checkpoint would."""
+        self.system.forget()
+
     def configure_optimizers(self) -> Any:
         """Return AdamW over the adapter, with warm-up and cosine."""
         optimizer = torch.optim.AdamW(

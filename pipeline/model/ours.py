@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
@@ -60,6 +61,11 @@ class Ours:
             raise ValueError(f"method.refuse_above must be in (0, 1], not {self.refuse_above}")
         if self.rank < 1 or self.answer_tokens < 1 or self.fact_window < 1 or self.state_layer < 1:
             raise ValueError("method.rank, answer_tokens, fact_window and state_layer must be at least 1")
+        if self.head_width < 1 or self.fact_cache < 0 or min(self.entity_scale, self.relation_scale) <= 0:
+            raise ValueError(
+                "method.head_width must be at least 1, fact_cache at least 0, "
+                "entity_scale and relation_scale above 0"
+            )
 
 
 class OurSystem(System):
@@ -70,10 +76,18 @@ class OurSystem(System):
         reader: the frozen language model.
         encoder: the frozen sentence encoder.
         memory: the facts.
+
+    Raises:
+        UserError: the language model lacks a layer or a projection that `method` names.
     """
 
     def __init__(self, method: Ours, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
+        if method.state_layer > reader.layers:
+            raise UserError(
+                f"conf/method: method.state_layer is {method.state_layer}, "
+                f"but the model has {reader.layers} layers"
+            )
         self.method = method
         self.heads = RetrievalHeads(
             encoder.dimension, method.head_width, method.entity_scale, method.relation_scale
@@ -92,6 +106,10 @@ class OurSystem(System):
         """Let the language model read facts inside this block."""
         with inject(self.reader.lm):
             yield
+
+    def forget(self) -> None:
+        """Drop the cached facts: the batch that a fact was prefilled in moves its last digits."""
+        self.facts.clear()
 
     def query(self, questions: Sequence[str]) -> Query:
         """Return what the questions ask the memory for."""

@@ -211,6 +211,11 @@ class FactReader:
         token_shift = token_shift.masked_fill(~real.to(shift.device), torch.finfo(self.reader.lm.dtype).min)
         return FactTokens(joined[0], joined[1], token_shift.flatten(1), self.first_layer)
 
+    def clear(self) -> None:
+        """Empty the cache."""
+        self._cache.clear()
+        self._held = 0
+
     def _states(self, texts: Sequence[str]) -> dict[str, Float[Tensor, "2 layers G L D"]]:
         missing = [text for text in texts if text not in self._cache]
         found = {text: self._cache[text] for text in texts if text in self._cache}

@@ -69,6 +69,9 @@ class System(nn.Module, ABC):
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return the answers to a batch of questions."""
 
+    def forget(self) -> None:
+        """Drop what is kept to save time, so that what follows doesn't depend on batches gone by."""
+
     def target(self, example: Example, facts: Sequence[int]) -> str:
         """Return the answer to learn: the tail of the first gold fact among those read, or any right one."""
         read = [fact for fact in facts if fact in example.gold]

@@ -21,9 +21,7 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Reader(tiny_language_model(tmp_path_factory.mktemp(request.param), request.param), "cpu")
 
 
-def slow(
-    query: Tensor, key: Tensor, value: Tensor, facts: FactTokens, seen: Tensor, scale: float
-) -> Tensor:
+def slow(query: Tensor, key: Tensor, value: Tensor, facts: FactTokens, seen: Tensor, scale: float) -> Tensor:
     """Return softmax over the logits of facts and sequence, one query and one head at a time."""
     batch, heads, queries, size = query.shape
     shared = heads // key.shape[1]
@@ -180,7 +178,9 @@ def test_a_batch_answers_as_its_questions_alone(reader: Reader) -> None:
 @torch.no_grad()
 def test_cached_decoding_is_full_recomputation(reader: Reader) -> None:
     questions = ["What is the official language of Aland?", "Why?"]
-    facts = FactReader(reader, 1, 40, 1000).facts([TEXTS, TEXTS[:1]], torch.tensor([[-0.5, -1.0], [0.0, 0.0]]))
+    facts = FactReader(reader, 1, 40, 1000).facts(
+        [TEXTS, TEXTS[:1]], torch.tensor([[-0.5, -1.0], [0.0, 0.0]])
+    )
     tokens = reader.tokens(questions)
     with inject(reader.lm), reading(facts):
         cached = reader.lm.generate(
@@ -210,5 +210,3 @@ def test_a_layer_below_the_first_one_reads_nothing(reader: Reader) -> None:
         read = states()
     assert torch.equal(read[2], bare[2])
     assert not torch.allclose(read[3], bare[3], atol=1e-3)
-
-

@@ -1,7 +1,5 @@
 """The frozen reader: prompts, loss and answers against slow references; facts prefilled alone and cached."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -151,9 +149,9 @@ def test_no_question_reading_a_fact_is_no_fact(reader: Reader) -> None:
 
 
 @pytest.fixture
-def change(reader: Reader) -> Iterator[LowRank]:
+def change(reader: Reader) -> LowRank:
     torch.manual_seed(0)
-    yield LowRank(reader.lm, PROJECTIONS[reader.settings.name.removeprefix("tiny-")], 1, 2, 4.0)
+    return LowRank(reader.lm, PROJECTIONS[reader.settings.name.removeprefix("tiny-")], 1, 2, 4.0)
 
 
 @torch.no_grad()
@@ -209,7 +207,9 @@ def test_a_projection_or_layer_that_is_not_there_is_an_error_that_lists_what_is(
         LowRank(reader.lm, [known], 4, 2, 4.0)
 
 
-def test_a_model_without_a_stack_of_layers_is_an_error(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_a_stack_of_layers_is_an_error(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reader.lm.config, "num_hidden_layers", 5)
     with pytest.raises(UserError, match="found no stack of 5 layers"):
         decoder_layers(reader.lm)

@@ -1,0 +1,119 @@
+"""Training of the heads and of the correction: recall rises, ties prefer no correction, seeds repeat."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.model.retrieval import _contrast, choose_weight, fit_correction, fit_heads
+from pipeline.model.system import Example, gold_mask
+from pipeline.weights import Encoder, LanguageModel
+from tests.model.tiny_systems import opened, ours, retrieval, some_examples
+from tests.tiny import SmallWorld
+
+
+def quiet(items: Iterable[int], title: str) -> Iterable[int]:
+    return items
+
+
+def recall(system: Any, examples: list[Example]) -> float:
+    found = system.memory.search(system.query([example.text for example in examples]), 1).facts
+    slots = [system.memory.slot(*system.memory.triples[e.gold[0]][:2].tolist()) for e in examples]
+    return sum(f in slot for [f], slot in zip(found.tolist(), slots, strict=True)) / len(examples)
+
+
+def rows(system: Any, examples: list[Example]) -> Tensor:
+    triples = torch.as_tensor(system.memory.triples[[e.gold[0] for e in examples]])
+    if system.memory.settings.layout == "slot":
+        triples[:, 0] = system.memory.adjacency.slot[[e.gold[0] for e in examples]]
+    return triples[:, :2]
+
+
+@pytest.mark.parametrize("layout", ["factored", "slot"])
+def test_fitted_heads_find_what_is_asked_for(
+    layout: str, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(head_width=32), world, lm, encoder, layout=layout)
+    examples = some_examples(system, 20)
+    before = recall(system, examples)
+    vectors = system.encoder.encode([example.text for example in examples])
+    keys = system.memory.entities.vectors.clone()
+    settings = retrieval(steps=150, batch_size=20, learning_rate=0.03)
+    curve = fit_heads(system.heads, system.memory, vectors, rows(system, examples), settings, quiet)
+    assert len(curve) == 150
+    assert curve[-1]["aux_loss"] < 0.3 * curve[0]["aux_loss"]
+    assert recall(system, examples) > max(0.8, before)
+    assert torch.equal(system.memory.entities.vectors, keys), "the memory's vectors stay as they are"
+
+
+def test_the_same_seed_gives_the_same_heads(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:
+    found = []
+    for _ in range(2):
+        system = opened(ours(), world, lm, encoder)
+        examples = some_examples(system, 8)
+        vectors = system.encoder.encode([example.text for example in examples])
+        torch.manual_seed(3)
+        fit_heads(system.heads, system.memory, vectors, rows(system, examples), retrieval(), quiet)
+        found.append(torch.cat([p.flatten() for p in system.heads.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_the_contrast_counts_no_gold_entity_as_a_negative() -> None:
+    """Two questions about the same entity, and negatives that hold every entity: only others repel."""
+    keys = torch.eye(3)
+    query = torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
+    gold = torch.tensor([0, 0])
+    loss, accuracy = _contrast(query, keys, gold, retrieval(hard_negatives=3, random_negatives=0))
+    # columns: each question's own gold, then the three nearest of either; the gold's copies are hidden
+    slow = []
+    for row in range(2):
+        logits = (query[row] @ keys.T).tolist()
+        others = [logits[1], logits[2]] * 2  # found once for each of the two questions
+        total = torch.tensor([logits[0], *others]).logsumexp(0)
+        slow.append((total - logits[0]).item())
+    assert loss.item() == pytest.approx(sum(slow) / 2, rel=1e-4)
+    assert accuracy in (0.5, 1.0)
+
+
+def test_the_correction_learns_what_the_heads_do_not_know(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(entity_scale=0.1, relation_scale=0.1), world, lm, encoder, N=40)
+    examples = some_examples(system, 8)
+    heads = [p.detach().clone() for p in system.heads.parameters()]
+    settings = retrieval(correction_steps=40, batch_size=8, learning_rate=0.05)
+    curve = fit_correction(system, examples, settings, quiet)
+    assert curve[-1]["aux_loss"] < curve[0]["aux_loss"]
+    assert all(torch.equal(p, former) for p, former in zip(system.heads.parameters(), heads, strict=True))
+    found = choose_weight(system, examples, [0.5, 1.0])
+    assert found.keys() == {"0", "0.5", "1", "chosen"}
+    assert found[f"{found['chosen']:g}"] == max(found["0"], found["0.5"], found["1"]) > found["0"]
+    assert system.correction.beta.item() == found["chosen"]
+
+
+def test_a_correction_that_is_worth_nothing_gets_no_weight(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    examples = some_examples(system, 3)
+    found = choose_weight(system, examples, [1.0, 0.5])
+    assert found["0"] == found["0.5"] == found["1"]
+    assert found["chosen"] == 0.0 == system.correction.beta.item()
+    query = system.query([example.text for example in examples])
+    best = system.memory.search(query, 1).facts
+    assert found["0"] == pytest.approx(gold_mask(best, examples).float().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"steps": -1}, "train.retrieval: steps, negatives, examples and correction_steps can't be negative"),
+        ({"random_negatives": -1}, "can't be negative"),
+        ({"batch_size": 0}, "train.retrieval.batch_size must be at least 1, not 0"),
+    ],
+)
+def test_values_out_of_range_are_errors(changes: dict[str, int], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        retrieval(**changes)

@@ -1,0 +1,312 @@
+"""What holds for every system: gradients, frozen models, batches, replies and updates."""
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import UserError
+from pipeline.evaluation.systems import NAMES, Method, SystemAnswerer
+from pipeline.memory.graph import Correspondence
+from pipeline.memory.store import Fact
+from pipeline.model.system import Example, System, gold_mask, with_gold
+from pipeline.weights import Encoder, LanguageModel
+from tests.model.tiny_systems import closed_book, dysk, opened, ours, rag, shaken, some_examples
+from tests.tiny import SmallWorld
+
+QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
+RELATION_HEAD = {
+    "heads.map",
+    "heads.relation_log_scale",
+    *(f"heads.relation.{part}.{kind}" for part in ("inner", "outer") for kind in ("weight", "bias")),
+}
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def make(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> Opened:
+    def made(method: Method, **memory: Any) -> Any:
+        return opened(method, world, lm, encoder, **memory)
+
+    return made
+
+
+def digest(system: System) -> str:
+    """Return a hash of every weight of the frozen models."""
+    found = hashlib.sha256()
+    system.encoder.encode(["loaded"])
+    for model in (system.reader.lm, system.encoder._model):
+        for name, value in model.state_dict().items():
+            found.update(name.encode() + value.numpy().tobytes())
+    return found.hexdigest()
+
+
+def step(system: System, optimizer: torch.optim.Optimizer, examples: list[Example]) -> float:
+    random.seed(0)
+    optimizer.zero_grad()
+    parts = system.losses(examples)
+    parts["loss"].backward()
+    return parts["loss"].item()
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "beta", "unreached"),
+    [
+        (ours(), {}, 0.0, {"correction.map.weight"}),
+        (ours(), {}, 1.0, set()),
+        (ours(), {"layout": "slot"}, 0.0, {"correction.map.weight", *RELATION_HEAD}),
+        (rag(), {}, 0.0, set()),
+        (dysk(), {}, 0.0, set()),
+        (dysk(fusion="norm", space="rotate", dense=True), {}, 0.0, set()),
+    ],
+    ids=["ours", "ours with correction", "ours with slots", "rag", "dysk", "dysk norm"],
+)
+def test_gradients_reach_every_parameter_and_nothing_else(
+    method: Method, memory: dict[str, Any], beta: float, unreached: set[str], make: Opened
+) -> None:
+    """At the second step: what multiplies a zero of the start gets its first gradient then.
+
+    The correction gets none while its weight is zero, and the relation head none where slots have vectors
+    of their own: the score doesn't depend on them.
+    """
+    system = make(method, **memory)
+    if "correction.beta" in system.state_dict():
+        system.correction.beta.fill_(beta)
+    before = digest(system)
+    start = {name: parameter.detach().clone() for name, parameter in system.named_parameters()}
+    optimizer = torch.optim.SGD(system.parameters(), lr=0.1)
+    examples = some_examples(system)
+    with system.attached():
+        step(system, optimizer, examples)
+        optimizer.step()
+        step(system, optimizer, examples)
+        optimizer.step()
+    found = {
+        name
+        for name, parameter in system.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().max() > 0
+    }
+    assert found == unreached
+    moved = {name for name, parameter in system.named_parameters() if not torch.equal(parameter, start[name])}
+    assert moved == start.keys() - unreached
+    assert digest(system) == before
+    for model in (system.reader.lm, system.encoder._model):
+        assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+        assert not model.training
+
+
+@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+def test_a_few_steps_lower_the_loss(method: Method, make: Opened) -> None:
+    system = make(method)
+    optimizer = torch.optim.Adam(system.parameters(), lr=0.01)
+    losses = []
+    with system.attached():
+        for _ in range(6):
+            losses.append(step(system, optimizer, some_examples(system)))
+            optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("method", [ours(), rag(), dysk(), closed_book()], ids=list(NAMES.values()))
+def test_a_batch_is_answered_as_its_questions_alone(method: Method, make: Opened) -> None:
+    """Equal texts and facts; weights up to the rounding of float32 in another order of summation (1e-4)."""
+    system = make(method)
+    shaken(system, 0.05)
+    with system.attached():
+        together = system.reply(QUESTIONS)
+        for row, question in enumerate(QUESTIONS):
+            alone = system.reply([question])
+            assert alone.texts == [together.texts[row]]
+            assert alone.facts == [together.facts[row]]
+            assert alone.candidates == [together.candidates[row]]
+            assert alone.refused == [together.refused[row]]
+            assert alone.weights[0] == pytest.approx(together.weights[row], rel=1e-4, abs=1e-6)
+            assert alone.refusal == pytest.approx([together.refusal[row]], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["factored", "slot"])
+@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+def test_a_reply_reads_the_heaviest_candidates(method: Method, layout: str, make: Opened) -> None:
+    system = make(method, layout=layout)
+    with system.attached():
+        reply = system.reply(QUESTIONS)
+    for facts, weights, candidates in zip(reply.facts, reply.weights, reply.candidates, strict=True):
+        assert 1 <= len(facts) <= 3
+        assert len(candidates) == len(set(candidates)) == 12
+        assert weights == sorted(weights, reverse=True)
+        assert set(facts) <= set(candidates)
+        assert 0 < sum(weights) <= 1 + 1e-5
+
+
+def test_k_above_the_number_of_facts_reads_what_there_is(make: Opened) -> None:
+    for method in (ours(share_floor=0.0), rag(), dysk()):
+        system = make(method, N=100, k=100)
+        with system.attached():
+            reply = system.reply(QUESTIONS[:1])
+            assert set(system.losses(some_examples(system))) >= {"loss", "lm_loss", "retrieval_accuracy"}
+        assert len(reply.facts[0]) == len(system.memory)
+
+
+def test_a_refused_question_gets_no_answer(make: Opened) -> None:
+    system = make(ours(refuse_above=0.5))
+    with torch.no_grad():
+        system.null.linear.bias.fill_(50.0)
+    with system.attached():
+        reply = system.reply(QUESTIONS)
+    assert reply.refused == [True] * 3
+    assert reply.texts == [""] * 3
+    assert all(share > 0.99 for share in reply.refusal)
+
+
+def test_an_empty_memory_is_refused(make: Opened) -> None:
+    system = make(ours())
+    system.memory.delete([system.memory.fact(row).key for row in range(len(system.memory))])
+    with system.attached():
+        reply = system.reply(QUESTIONS)
+    assert reply.refused == [True] * 3
+    assert reply.facts == reply.candidates == [[], [], []]
+    assert reply.refusal == pytest.approx([1.0] * 3)
+
+
+def test_a_fact_below_the_floor_is_not_read(make: Opened) -> None:
+    for floor in (0.0, 0.3, 0.999):
+        system = make(ours(share_floor=floor))
+        with system.attached():
+            reply = system.reply(QUESTIONS)
+        for weights in reply.weights:
+            assert all(weight >= floor for weight in weights) or len(weights) == 1
+
+
+def test_the_correction_changes_scores_only_where_it_has_weight(make: Opened) -> None:
+    system = make(ours())
+    shaken(system)
+    query = system.query(QUESTIONS)
+    facts = system.memory.search(query).facts
+    bare = system.memory.score(query, facts).scores
+    assert torch.equal(system.scored(QUESTIONS, query, facts).scores, bare)
+    system.correction.beta.fill_(1.0)
+    once = system.scored(QUESTIONS, query, facts).scores - bare
+    system.correction.beta.fill_(2.0)
+    twice = system.scored(QUESTIONS, query, facts).scores - bare
+    assert once.abs().max() > 0
+    torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-3)
+
+
+def test_batches_without_an_answer_train_the_null_fact_alone(make: Opened) -> None:
+    system = make(ours())
+    examples = [Example("Why?", (), ()), Example("Who?", (), ())]
+    with system.attached():
+        parts = system.losses(examples)
+    assert parts["lm_loss"] == 0
+    assert parts["retrieval_accuracy"] == 0
+    parts["loss"].backward()
+    assert system.null.linear.bias.grad is not None
+    assert all(p.grad is None for p in system.lowrank.parameters())
+
+
+def test_the_selection_of_training_always_holds_a_gold_fact(make: Opened) -> None:
+    system = make(ours())
+    scores = torch.arange(12.0).expand(2, 12)
+    gold = torch.zeros(2, 12, dtype=torch.bool)
+    gold[0, 1] = gold[0, 3] = True
+    for seed in range(8):
+        random.seed(seed)
+        selected = system._training_selection(scores, gold)
+        assert 3 in selected[0].tolist()
+        assert selected[1].tolist() == list(range(11, 11 - selected.shape[1], -1))
+        assert 1 <= selected.shape[1] <= 3
+
+
+def test_a_gold_fact_that_was_not_found_comes_last() -> None:
+    found = torch.tensor([[4, 5, -1], [4, 5, 6], [4, 5, 6]])
+    batch = [Example("a", ("x",), (9, 8)), Example("b", ("y",), (5, 7)), Example("c", (), ())]
+    facts = with_gold(found, batch)
+    assert facts.tolist() == [[4, 5, 9], [4, 5, 6], [4, 5, 6]]
+    assert found[0, 2] == -1
+    assert gold_mask(facts, batch).tolist() == [[False, False, True], [False, True, False], [False] * 3]
+
+
+def test_the_target_is_the_tail_that_was_read(make: Opened) -> None:
+    system = make(rag())
+    example = Example("a", ("first", "second"), (1, 2))
+    assert system.target(example, [0, 2, 1]) == system.memory.fact(2).tail_label
+    assert system.target(example, [0]) == "first"
+
+
+def test_the_prompt_of_rag_has_the_best_fact_next_to_the_question(make: Opened) -> None:
+    system = make(rag())
+    first, second = system.memory.text(0), system.memory.text(1)
+    assert system._shown([0, 1]) == f"{second}\n{first}\n"
+    assert make(rag(fact_tokens=2))._shown([0]) != f"{first}\n"
+
+
+def test_closed_book_reads_nothing_and_can_not_be_trained(make: Opened) -> None:
+    system = make(closed_book())
+    with system.attached():
+        reply = system.reply(QUESTIONS)
+    assert reply.facts == reply.candidates == [[], [], []]
+    assert not list(system.parameters())
+    assert all("\n" not in text for text in reply.texts)
+    with pytest.raises(NotImplementedError, match="closed_book has no parameters"):
+        system.losses(some_examples(system))
+
+
+@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+def test_the_next_question_sees_what_the_memory_was_told(method: Method, make: Opened) -> None:
+    system = make(method, N=100)
+    shaken(system, 0.05)
+    old = system.memory.fact(0)
+    new = Fact(old.head, old.relation, "NEW", tail_label="Newtown")
+    with system.attached():
+        assert 0 in system.reply(QUESTIONS[:1]).candidates[0]
+        receipt = system.memory.upsert([new], replace=True)
+        after = system.reply(QUESTIONS[:1]).candidates[0]
+    assert 0 in receipt.superseded
+    assert 0 not in after
+    assert receipt.facts[0] in after
+    assert "Newtown" in system.memory.text(receipt.facts[0])
+
+
+def test_an_answerer_speaks_of_facts_by_their_ids_in_the_tables(make: Opened, world: SmallWorld) -> None:
+    system = make(ours())
+    answerer = SystemAnswerer("ours", system, world.graph)
+    same = Correspondence(world.graph, system.memory)
+    before = answerer.answer(QUESTIONS)
+    with system.attached():
+        reply = system.reply(QUESTIONS)
+    assert before.facts == [[same.fact(row) for row in rows] for rows in reply.facts]
+    assert all(world.graph.live(0)[fact] for facts in before.candidates for fact in facts)
+    answerer.update(world.graph, 1)
+    after = answerer.answer(QUESTIONS)
+    assert all(world.graph.live(1)[fact] for facts in after.candidates for fact in facts)
+    answerer.update(world.graph, 1)
+    assert answerer.answer(QUESTIONS) == after, "an update that was made is not made again"
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "text"),
+    [
+        (ours(), {"share_floor": 1.0}, r"method.share_floor must be in \[0, 1\), not 1.0"),
+        (ours(), {"refuse_above": 0.0}, r"method.refuse_above must be in \(0, 1\], not 0.0"),
+        (ours(), {"rank": 0}, "method.rank, answer_tokens, fact_window and state_layer must be at least 1"),
+        (ours(), {"head_width": 0}, "method.head_width must be at least 1"),
+        (ours(), {"relation_scale": 0.0}, "entity_scale and relation_scale above 0"),
+        (rag(), {"fact_tokens": 0}, "method.rank, fact_tokens and answer_tokens must be at least 1"),
+        (closed_book(), {"answer_tokens": 0}, "method.answer_tokens must be at least 1, not 0"),
+    ],
+)
+def test_values_out_of_range_are_errors(method: Method, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        replace(method, **changes)
+
+
+def test_a_layer_that_the_model_lacks_is_an_error(make: Opened) -> None:
+    with pytest.raises(UserError, match=r"method\.state_layer is 5, but the model has 4 layers"):
+        make(ours(state_layer=5))
+    with pytest.raises(UserError, match="first_layer is 7, but the model has layers 0 to 3"):
+        make(ours(first_layer=7))
