@@ -28,7 +28,8 @@ def index(encoder: Encoder, memory: Memory, paths: Paths, out: Path) -> None:
     filled = KnowledgeMemory(memory, texts)
 
     def bar(batches: Iterable[list[int]]) -> Iterable[list[int]]:
-        return tqdm(batches, desc="index", unit="batch")
+        shown: Iterable[list[int]] = tqdm(batches, desc="index", unit="batch")
+        return shown
 
     receipt = filled.upsert(facts_of_graph(graph, live_ids(graph, 0)), progress=bar)
     filled.add_slots(progress=bar)

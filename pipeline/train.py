@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -91,6 +92,8 @@ def train(
         tracked.summarize({f"train.{n}": v for n, v in figures.items()})
     save_adapter(system, out, {n: s for n, s in sections.items() if n != "train"})
     (out / "train.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    # The key doesn't know the code: what a finished run left must not be what the next one starts from.
+    shutil.rmtree(train.checkpoints / key)
 
 
 def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Example]]:
@@ -159,7 +162,8 @@ def fit_retrieval(
 
 
 def _bar(items: Iterable[Any], title: str) -> Iterable[Any]:
-    return tqdm(items, desc=title, unit="step", mininterval=1.0)
+    shown: Iterable[Any] = tqdm(items, desc=title, unit="step", mininterval=1.0)
+    return shown
 
 
 def _seed(seed: int) -> None:

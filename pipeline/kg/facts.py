@@ -35,7 +35,7 @@ SPLITS = (
     "unchanged",
     "unanswerable",
 )
-"""Groups of questions; DESIGN of each: see `pipeline.kg.questions`."""
+"""Groups of questions; `pipeline.kg.questions` says what each holds."""
 
 SCHEMAS: dict[str, pa.Schema] = {
     "entities": pa.schema(
@@ -147,12 +147,14 @@ class Graph:
     @cached_property
     def labels(self) -> list[str]:
         """The label of each entity, by id."""
-        return self.entities["label"].to_pylist()
+        labels: list[str] = self.entities["label"].to_pylist()
+        return labels
 
     @cached_property
     def relation_labels(self) -> list[str]:
         """The label of each relation, by id."""
-        return self.relations["label"].to_pylist()
+        labels: list[str] = self.relations["label"].to_pylist()
+        return labels
 
     @cached_property
     def nouns(self) -> list[str]:

@@ -87,7 +87,8 @@ class SparseFusion(nn.Module):
     def scores(self, states: Float[Tensor, "B T C"], facts: Float[Tensor, "B N F"]) -> Float[Tensor, "B T N"]:
         """Return s before selection; the key map is folded into the query."""
         folded = self.query(states) @ self.key.weight
-        return torch.einsum("btf,bnf->btn", folded, facts) * self.scale
+        scores: Tensor = torch.einsum("btf,bnf->btn", folded, facts) * self.scale
+        return scores
 
     def forward(
         self,

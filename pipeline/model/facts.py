@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,7 +25,7 @@ def rotate_vectors(file: Path, graph: Graph) -> tuple[dict[str, Tensor], dict[st
     try:
         tables = load_file(file)
         entities, relations = tables["entities"], tables["relations"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, SafetensorError) as error:
         raise UserError(f"{file}: no RotatE vectors ({error}); run the stage `embed`") from error
     if (len(entities), len(relations)) != (graph.entities.num_rows, graph.relations.num_rows):
         raise UserError(f"{file}: belongs to other tables; run the stage `embed` again")

@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.config import UserError
 from pipeline.model.retrieval import Retrieval
@@ -97,7 +98,7 @@ class Batches(Sampler[list[Example]]):
         return self.pool.human if human or not self.pool.template else self.pool.template
 
 
-class Fitting(lightning.LightningModule):
+class Fitting(lightning.LightningModule):  # type: ignore[misc]
     """One system under training.
 
     Args:
@@ -197,8 +198,11 @@ def fit(
     start = 0
     if last.is_file():
         start = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
-    module = Fitting(system, settings, steps, seed, Curve(curve, CURVE, start=start))
-    loader = DataLoader(
+    # The curve grows beside the checkpoints: DVC empties the folder of the outputs before a stage goes on.
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    grown = Curve(checkpoints / curve.name, CURVE, start=start)
+    module = Fitting(system, settings, steps, seed, grown)
+    loader: DataLoader[Example] = DataLoader(
         _Whole(), batch_sampler=Batches(pool, settings, steps, seed, start), collate_fn=list, num_workers=0
     )
     saver = ModelCheckpoint(
@@ -216,11 +220,14 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    with system.attached():
-        loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
+    try:
+        with system.attached():
+            loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
+    finally:
+        shutil.copyfile(grown.path, curve)
 
 
-class _Whole:
+class _Whole(Dataset[Example]):
     """A data set whose items are its own indices: the batch sampler draws the questions themselves."""
 
     def __getitem__(self, item: Example) -> Example:

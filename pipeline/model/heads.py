@@ -61,7 +61,7 @@ class RetrievalHeads(nn.Module):
     @property
     def temperature(self) -> float:
         """What divides an entity's cosine: e^-τ_e."""
-        return float((-self.entity_log_scale).exp())
+        return float((-self.entity_log_scale.detach()).exp())
 
 
 class NullFact(nn.Module):
@@ -99,7 +99,8 @@ class NullFact(nn.Module):
                 ],
                 dim=-1,
             )
-        return best.detach().clamp(min=-1e4) + self.linear(features.nan_to_num(posinf=2.0, neginf=-2.0))
+        fit: Tensor = self.linear(features.nan_to_num(posinf=2.0, neginf=-2.0))
+        return best.detach().clamp(min=-1e4) + fit
 
 
 class StateCorrection(nn.Module):
@@ -114,11 +115,13 @@ class StateCorrection(nn.Module):
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
         self.map = nn.Linear(hidden, dimension, bias=False)
         nn.init.zeros_(self.map.weight)
+        self.beta: Tensor
         self.register_buffer("beta", torch.tensor(0.0))
 
     def forward(self, states: Float[Tensor, "B C"], keys: Float[Tensor, "B N P"]) -> CandidateScores:
         """Return what is added to the candidates' scores when β is 1."""
-        return torch.einsum("bp,bnp->bn", self.map(self.norm(states)), keys) / keys.shape[-1] ** 0.5
+        added: Tensor = torch.einsum("bp,bnp->bn", self.map(self.norm(states)), keys) / keys.shape[-1] ** 0.5
+        return added
 
 
 class Shares(NamedTuple):

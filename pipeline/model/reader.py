@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from pipeline.model.attention import FactTokens
 from pipeline.model.lowrank import decoder_layers
@@ -76,8 +77,14 @@ class Reader:
     def loss(self, tokens: Tokens) -> Float[Tensor, ""]:
         """Return L_LM: the mean cross-entropy of the answers' tokens, in nats."""
         longest = int((tokens.labels != -100).sum(dim=1).max())
+        # As in `generate`, the first real token stands at 0: facts keep their distance whatever the padding.
+        positions = (tokens.mask.cumsum(dim=-1) - 1).clamp(min=0)
         output = self.lm(
-            input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False, logits_to_keep=longest + 1
+            input_ids=tokens.ids,
+            attention_mask=tokens.mask,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=longest + 1,
         )
         labels = tokens.labels[:, -longest:]
         kept = labels != -100
@@ -99,7 +106,7 @@ class Reader:
 
     @torch.no_grad()
     def early_states(self, questions: Sequence[str], layer: int) -> Float[Tensor, "B C"]:
-        """Return the mean state of each question's tokens after `layer` layers, without template, in float32."""
+        """Return the mean state of each bare question's tokens after `layer` layers, in float32."""
         encoded = self._encode(questions)
         width = max(map(len, encoded))
         ids = torch.full((len(encoded), width), self.stop, device=self.device)
@@ -111,12 +118,12 @@ class Reader:
 
         def stop(module: Any, inputs: Any, output: Any) -> None:
             states.append(output[0] if isinstance(output, tuple) else output)
-            raise _Reached
+            raise _ReachedError
 
         handle = decoder_layers(self.lm)[layer - 1].register_forward_hook(stop)
         try:
             self.lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        except _Reached:
+        except _ReachedError:
             pass
         finally:
             handle.remove()
@@ -136,7 +143,7 @@ class Reader:
         return ids
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """The layer that was wanted has been computed."""
 
 
@@ -232,12 +239,14 @@ class FactReader:
             mask[row, : len(tokens)] = 1
         positions = torch.arange(width).expand(len(encoded), width) - self.window
         device = self.reader.device
-        cache = self.reader.lm.base_model(
+        cache = DynamicCache()  # made without a configuration, it keeps every token of sliding layers too
+        self.reader.lm.base_model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             position_ids=positions.to(device),
+            past_key_values=cache,
             use_cache=True,
-        ).past_key_values
+        )
         layers = [cache.layers[number] for number in range(self.first_layer, self.reader.layers)]
         keys = torch.stack([layer.keys for layer in layers])
         values = torch.stack([layer.values for layer in layers])

@@ -95,7 +95,7 @@ def fit_heads(
         if memory.settings.layout == "factored":
             loss = loss + F.cross_entropy(query.relation @ relations.T, relation)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         curve.append({"step": step, "aux_loss": loss.item(), "retrieval_accuracy": first})
     return curve
@@ -143,7 +143,7 @@ def fit_correction(
             states = system.reader.early_states(texts, layer)
         loss = auxiliary_loss(scores + correction(states, system.memory.keys(facts)), gold_mask(facts, batch))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         curve.append({"step": step, "aux_loss": loss.item()})
     return curve

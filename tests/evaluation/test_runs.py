@@ -14,6 +14,7 @@ from tests.evaluation.toys import QUESTIONS, LookUp, graph, questions
 VALUES = {
     "questions_per_split": 0,
     "splits": [*BEFORE, *AFTER],
+    "kinds": ["template", "human", "multihop", "unanswerable"],
     "batch_size": 2,
     "recall_at": [1, 2, 3],
     "bootstrap_samples": 200,

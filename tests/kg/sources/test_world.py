@@ -26,8 +26,8 @@ AIRPORTS, GEONAMES, ISO = (
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KG_CACHE", str(tmp_path / "wheels"))
-    return tmp_path / "wheels"
+    monkeypatch.setenv("KG_CACHE", str(tmp_path))
+    return tmp_path / "packages"
 
 
 @pytest.fixture

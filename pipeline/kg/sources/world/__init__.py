@@ -28,7 +28,7 @@ from typing import Any
 from pipeline.config import UserError
 from pipeline.kg.build import build
 from pipeline.kg.sources import Extract
-from pipeline.kg.sources.packages import Wheel, wheel
+from pipeline.packages import Wheel, wheel
 from pipeline.kg.sources.world.airports import airports
 from pipeline.kg.sources.world.draft import Draft
 from pipeline.kg.sources.world.elements import elements

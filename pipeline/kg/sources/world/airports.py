@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.config import UserError
 from pipeline.kg.sources import Triple
-from pipeline.kg.sources.packages import Wheel
+from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, plain, tidy
 from pipeline.kg.sources.world.geography import time_zone
 

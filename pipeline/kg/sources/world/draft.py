@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import UserError
 from pipeline.kg.sources import Triple
-from pipeline.kg.sources.packages import Wheel
+from pipeline.packages import Wheel
 
 LETTERS = str.maketrans({"ð": "d", "đ": "d", "þ": "th", "ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "ı": "i"})
 """Letters that Unicode does not take apart into a plain one and a mark, and how they are spelled without."""

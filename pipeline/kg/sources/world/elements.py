@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.config import UserError
-from pipeline.kg.sources.packages import Wheel
+from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, plain
 
 LATTICE = {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.kg.sources.packages import Wheel
+from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, plain, read_json, tidy
 
 DISSOLVED = ("AN", "CS")

@@ -6,7 +6,7 @@ import io
 from collections import defaultdict
 
 from pipeline.config import UserError
-from pipeline.kg.sources.packages import Wheel
+from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, read_json
 
 STATUS = {

@@ -1,0 +1,143 @@
+"""Sections at the size of the tiny models, and systems on the small world."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.evaluation.systems import Method, open_system
+from pipeline.kg.facts import Graph
+from pipeline.model.closedbook import ClosedBook
+from pipeline.model.dysk import Dysk
+from pipeline.model.fitting import Train
+from pipeline.model.ours import Ours
+from pipeline.model.rag import Rag
+from pipeline.model.retrieval import Retrieval
+from pipeline.model.system import Example, System
+from pipeline.trainer import Trainer
+from pipeline.weights import Encoder, LanguageModel
+from tests.tiny import SmallWorld, memory_settings
+
+CPU = Trainer(accelerator="cpu", devices=1, hosts=1, strategy="auto")
+
+PROJECTIONS = {
+    "llama": ["q_proj", "o_proj"],
+    "qwen2": ["q_proj", "o_proj"],
+    "gemma3": ["q_proj", "o_proj"],
+    "gpt_neox": ["query_key_value", "dense"],
+}
+
+
+def ours(**changes: Any) -> Ours:
+    values: dict[str, Any] = {
+        "first_layer": 1,
+        "projections": ["q_proj", "o_proj"],
+        "rank": 2,
+        "rank_alpha": 4.0,
+        "head_width": 16,
+        "entity_scale": 10.0,
+        "relation_scale": 10.0,
+        "state_layer": 2,
+        "fact_window": 40,
+        "fact_cache": 2000,
+        "share_floor": 0.001,
+        "refuse_above": 0.9,
+        "answer_tokens": 4,
+        "alpha": 0.5,
+    }
+    return Ours(**(values | changes))
+
+
+def rag(**changes: Any) -> Rag:
+    values: dict[str, Any] = {
+        "projections": ["q_proj", "v_proj"],
+        "rank": 2,
+        "rank_alpha": 4.0,
+        "scale": 20.0,
+        "fact_tokens": 24,
+        "answer_tokens": 4,
+    }
+    return Rag(**(values | changes))
+
+
+def dysk(**changes: Any) -> Dysk:
+    values: dict[str, Any] = {
+        "layers": [1, 2],
+        "width": 8,
+        "space": "fused",
+        "fusion": "residual",
+        "gate": 0.3,
+        "dense": False,
+        "scale": 20.0,
+        "answer_tokens": 4,
+        "alpha": 1.0,
+    }
+    return Dysk(**(values | changes))
+
+
+def closed_book(**changes: Any) -> ClosedBook:
+    return ClosedBook(**({"examples": ["Question: a? Answer: b"], "answer_tokens": 4} | changes))
+
+
+def retrieval(**changes: Any) -> Retrieval:
+    values: dict[str, Any] = {
+        "steps": 3,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "hard_negatives": 2,
+        "random_negatives": 4,
+        "examples": 12,
+        "correction_steps": 2,
+        "correction_weights": [1.0],
+        "validation": 6,
+    }
+    return Retrieval(**(values | changes))
+
+
+def training(checkpoints: Path, **changes: Any) -> Train:
+    values: dict[str, Any] = {
+        "steps": {"ours": 3, "rag": 3, "dysk": 3},
+        "batch_size": 3,
+        "learning_rate": 0.01,
+        "warmup": 1,
+        "weight_decay": 0.01,
+        "gradient_clip": 1.0,
+        "unanswerable": 0.2,
+        "human": 0.5,
+        "checkpoint_every": 2,
+        "checkpoints": checkpoints,
+        "retrieval": retrieval(),
+    }
+    return Train(**(values | changes))
+
+
+def opened(method: Method, world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: Any) -> Any:
+    """Return the untrained system of `method` on the small world; `changes` are of the memory."""
+    torch.manual_seed(0)
+    memory = memory_settings(**changes)
+    return open_system(method, memory, lm, encoder, world.graph, world.paths, torch.device("cpu"))
+
+
+def some_examples(system: System, count: int = 3) -> list[Example]:
+    """Return a question about each of the first facts of the memory."""
+    examples = []
+    for row in range(count):
+        fact = system.memory.fact(row)
+        text = f"What is the {fact.relation_noun} of {fact.head_label}?"
+        examples.append(Example(text, (fact.tail_label,), (row,)))
+    return examples
+
+
+def shaken(system: System, size: float = 0.3) -> None:
+    """Move every parameter, so that nothing hides behind what starts at zero."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in system.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def without_rows(graph: Graph, **tables: Any) -> Graph:
+    """Return `graph` with some of its tables in place of its own."""
+    return replace(graph, **tables)
