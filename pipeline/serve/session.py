@@ -90,7 +90,8 @@ class Session:
         seconds = time.perf_counter() - began
         pairs = zip(reply.facts[0], reply.weights[0], strict=True)
         used = [Used(memory.fact(row).key, memory.text(row), weight) for row, weight in pairs]
-        return Answer(question, reply.texts[0], reply.refused[0], reply.refusal[0], used, seconds)
+        refused = reply.refused[0] or not used
+        return Answer(question, reply.texts[0], refused, reply.refusal[0], used, seconds)
 
     def upsert(self, *statements: str, replace: bool = True) -> Change:
         """Write facts, each `Head | relation | Tail`; several of one slot stand side by side.
