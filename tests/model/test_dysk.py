@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.config import UserError
-from pipeline.memory.store import Fact
+from pipeline.memory.facts import Fact
 from pipeline.model.dysk import DyskSystem, SparseFusion
 from pipeline.model.facts import SPACES, FactVectors, rotate_vectors
 from pipeline.model.reader import Reader

@@ -11,8 +11,8 @@ import torch
 
 from pipeline.config import UserError
 from pipeline.evaluation.systems import NAMES, Method, SystemAnswerer
+from pipeline.memory.facts import Fact
 from pipeline.memory.graph import Correspondence
-from pipeline.memory.store import Fact
 from pipeline.model.system import Example, System, gold_mask, with_gold
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import closed_book, dysk, opened, ours, rag, shaken, some_examples
