@@ -17,14 +17,10 @@ from pipeline.model.fitting import Batches, Fitting, Pool, Train, fit
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import CPU, dysk, opened, ours, rag, shaken, some_examples, training
+from tests.model.tiny_systems import CPU, LIGHTNING, dysk, opened, ours, rag, shaken, some_examples, training
 from tests.tiny import SmallWorld
 
-pytestmark = pytest.mark.filterwarnings(
-    # Lightning's own calls of torch, and its advice to load tiny data with many processes.
-    "ignore:.*LeafSpec:FutureWarning",
-    "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning",
-)
+pytestmark = LIGHTNING
 
 Fit = Callable[..., System]
 STEPS = 6
