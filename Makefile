@@ -1,5 +1,6 @@
 # make repro        set up, run every stage that is out of date, print the results
 # make ask Q="…"    ask the trained model one question
+# make experiments  try out the three claims that the project began with, each with a verdict
 # make test         formatting, types, tests, branch coverage
 # make soak         the tests that take minutes
 #
@@ -20,7 +21,7 @@ export MKL_NUM_THREADS ?= $(CORES)
 export TOKENIZERS_PARALLELISM ?= false
 export Q
 
-.PHONY: setup repro ask test soak clean
+.PHONY: setup repro ask experiments test soak clean
 
 setup: $(VENV)/.installed-$(EXTRA)
 
@@ -40,10 +41,13 @@ $(VENV)/.installed-test: $(VENV)/.installed-$(EXTRA)
 repro: setup
 	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
 	@cat reports/results.md
-	@echo "Report: $(CURDIR)/reports/index.html"
+	@echo "Report: $(CURDIR)/reports/report.html"
 
 ask: setup
 	@$(BIN)/python -m pipeline.ask "$$Q"
+
+experiments: setup
+	@$(BIN)/python -m pipeline.ask --experiments
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check

@@ -8,7 +8,7 @@ from pipeline.evaluation.methods import build
 from pipeline.evaluation.runs import Evaluate, run
 from pipeline.evaluation.systems import Method
 from pipeline.kg.facts import Graph, read_table
-from pipeline.memory.store import Memory
+from pipeline.memory.settings import Memory
 from pipeline.weights import Encoder, LanguageModel
 
 

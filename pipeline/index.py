@@ -13,7 +13,8 @@ from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.graph import facts_of_graph, live_ids
-from pipeline.memory.store import KnowledgeMemory, Memory
+from pipeline.memory.settings import Memory
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.weights import Encoder
 
 log = logging.getLogger(__name__)

@@ -154,7 +154,7 @@ def _download(release: str, digest: str, folder: Path) -> Path:
                 if got != digest:
                     raise UserError(
                         f"{release}: `pip download` gave {file.name} with SHA-256 {got}, but conf/ pins "
-                        f"{digest}; pin the release that you mean, or put the pinned file into {folder} by hand"
+                        f"{digest}; pin the release that you mean, or put the pinned one into {folder}"
                     )
                 return file.replace(folder / file.name)
     except OSError as error:

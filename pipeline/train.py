@@ -17,7 +17,7 @@ from pipeline.config import Paths, UserError, stage
 from pipeline.evaluation.systems import NAMES, open_system
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.graph import Correspondence
-from pipeline.memory.store import Memory
+from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Pool, Train, fit
@@ -70,7 +70,7 @@ def train(
         steps = train.steps[name]
         key = _key({**sections, "seed": seed}, paths)
         started = time.perf_counter()
-        fit(
+        skipped = fit(
             system,
             pool if isinstance(system, OurSystem) else Pool(pool.template, pool.human, []),
             train,
@@ -85,6 +85,7 @@ def train(
         figures["seconds"] = time.perf_counter() - started
         figures |= {
             "steps": steps,
+            "skipped_steps": skipped,
             "examples": steps * train.batch_size,
             "parameters": sum(p.numel() for p in system.parameters() if p.requires_grad),
             "facts_cut": system.facts.cut if isinstance(system, OurSystem) else 0,
@@ -156,7 +157,7 @@ def fit_retrieval(
         held = draw.sample(held, settings.validation)
     weights: Sequence[float] = []
     if settings.correction_steps:
-        fit_correction(system, known, settings, _bar)
+        fit_correction(system, known, vectors, settings, _bar)
         weights = settings.correction_weights
     return choose_weight(system, held, weights)
 

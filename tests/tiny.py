@@ -33,7 +33,7 @@ from pipeline.kg.build import build
 from pipeline.kg.facts import Graph
 from pipeline.kg.sources import Entity, Extract, SourceQuestion, Triple
 from pipeline.kg.splits import Splits
-from pipeline.memory.store import Memory
+from pipeline.memory.settings import Memory
 from pipeline.synthesize import synthesize
 from pipeline.weights import Encoder, LanguageModel
 from tests.kg.graphs import paths, synthesis

@@ -10,7 +10,8 @@ from pipeline.evaluation.methods import Answerer, Answers, register
 from pipeline.kg.facts import Graph
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.graph import Correspondence, replay
-from pipeline.memory.store import KnowledgeMemory, Memory
+from pipeline.memory.settings import Memory
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.adapter import load_adapter
 from pipeline.model.closedbook import ClosedBook, ClosedBookSystem
 from pipeline.model.dysk import Dysk, DyskSystem

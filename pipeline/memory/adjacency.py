@@ -1,6 +1,7 @@
 """Which facts belong to which head and slot, as arrays that a batch of searches reads at once."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ class Groups:
         if not len(self.members):
             return torch.full_like(rows, -1), owner, torch.zeros_like(valid)
         return self.members[rows].masked_fill(~valid, -1), owner, valid
+
+    @cached_property
+    def empty(self) -> int:
+        """The number of groups without a member."""
+        return int((self.start[1:] == self.start[:-1]).sum())
 
     def __getitem__(self, group: int) -> list[int]:
         if group + 1 >= len(self.start):  # a group that came after these were built

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -40,7 +39,7 @@ class Exact:
 
 @dataclass(frozen=True)
 class Faiss:
-    """Searches a faiss index; rows that it does not find are filled with the best one found."""
+    """Searches a faiss index; where it finds fewer than n, row 0 with the score -inf stands for the rest."""
 
     index: Any
 
@@ -50,8 +49,8 @@ class Faiss:
         """Return the n largest inner products that the index finds and their rows."""
         scores, rows = self.index.search(queries.detach().float().cpu().numpy(), min(n, self.index.ntotal))
         unfound = rows < 0
-        rows[unfound] = np.broadcast_to(rows[:, :1], rows.shape)[unfound]
-        scores[unfound] = -np.inf
+        rows[unfound] = 0
+        scores[unfound] = -torch.inf
         device = queries.device
         return torch.from_numpy(scores).to(device), torch.from_numpy(rows).to(device)
 
@@ -79,6 +78,7 @@ def searcher(vectors: Float[Tensor, "E P"], backend: str, links: int, lists: int
             f"or set memory.backend to exact"
         ) from error
     rows = vectors.float().cpu().numpy()
+    index: Any
     if backend == "hnsw":
         index = faiss.IndexHNSWFlat(rows.shape[1], links, faiss.METRIC_INNER_PRODUCT)
     else:

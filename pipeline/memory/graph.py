@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pipeline.kg.facts import Graph, Ids
-from pipeline.memory.store import Fact, KnowledgeMemory
+from pipeline.memory.facts import Fact
+from pipeline.memory.store import KnowledgeMemory
 
 
 def facts_of_graph(graph: Graph, ids: Iterable[int]) -> list[Fact]:
@@ -32,7 +33,9 @@ class Correspondence:
         self._relation_keys: list[str] = graph.relations["key"].to_pylist()
         self._entity = {key: i for i, key in enumerate(self._keys)}
         self._relation = {key: i for i, key in enumerate(self._relation_keys)}
-        self._id = {triple: i for i, triple in enumerate(map(tuple, graph.triples.tolist()))}
+        self._id: dict[tuple[int | None, ...], int] = {
+            tuple(triple): i for i, triple in enumerate(graph.triples.tolist())
+        }
 
     def row(self, fact: int) -> int | None:
         """Return the memory's id of a fact of the tables, None where the memory doesn't hold it now."""
@@ -42,8 +45,8 @@ class Correspondence:
     def fact(self, row: int) -> int:
         """Return the tables' id of a fact of the memory, -1 where the tables don't hold it."""
         head, relation, tail = self._memory.fact(row).key
-        triple = (self._entity.get(head), self._relation.get(relation), self._entity.get(tail))
-        return self._id.get(triple, -1)  # type: ignore[call-overload,no-any-return]
+        triple = self._entity.get(head), self._relation.get(relation), self._entity.get(tail)
+        return self._id.get(triple, -1)
 
 
 def replay(graph: Graph, memory: KnowledgeMemory, first: int, last: int) -> tuple[int, int]:

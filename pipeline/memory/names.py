@@ -1,6 +1,6 @@
 """Named things with one base vector each: the entities, relations and slots of a memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,25 +36,38 @@ class Names:
 
     @property
     def vectors(self) -> Float[Tensor, "E P"]:
-        """Unit vectors, in float32 on a CPU and in float16 on a GPU."""
+        """Unit vectors rounded to 16 bits, in float32 on a CPU and in float16 on a GPU."""
         if self._vectors is None:
             return torch.empty(0, self._encoder.dimension, device=self._encoder.device)
         return self._vectors
 
-    def add(self, texts: Mapping[str, str], progress: Progress | None = None) -> None:
-        """Add the keys of `texts` that are new, with their texts.
+    def fresh(self, named: Iterable[tuple[str, str]], kind: str) -> dict[str, str]:
+        """Return the new keys among pairs of key and text, each with the first text that isn't empty.
+
+        Args:
+            named: keys, new or known, with their texts.
+            kind: what errors call a key.
 
         Raises:
-            UserError: a new key has an empty text.
+            UserError: a new key has no text.
         """
-        fresh = [key for key in texts if key not in self._rows]
-        if not fresh:
-            return
-        for key in fresh:
-            if not texts[key].strip():
-                raise UserError(f"{key!r} is new to the memory and comes without a name; give it a label")
-        encoded = self._encoder.encode([texts[key] for key in fresh], progress)
-        self._append(fresh, [texts[key] for key in fresh], encoded)
+        found: dict[str, str] = {}
+        for key, text in named:
+            if key not in self._rows and not found.get(key, "").strip():
+                found[key] = text
+        for key, text in found.items():
+            if not text.strip():
+                raise UserError(
+                    f"the {kind} {key!r} is new to the memory and comes without a name; give it a label"
+                )
+        return found
+
+    def add(self, texts: Mapping[str, str], progress: Progress | None = None) -> None:
+        """Add the keys of `texts` that are new, with their texts."""
+        fresh = {key: text for key, text in texts.items() if key not in self._rows}
+        if fresh:
+            vectors = self._encoder.encode(list(fresh.values()), progress)
+            self._append(list(fresh), list(fresh.values()), vectors)
 
     def restore(self, keys: Sequence[str], texts: Sequence[str], vectors: Float[Tensor, "E P"]) -> None:
         """Add rows whose vectors are known already."""
@@ -65,9 +78,17 @@ class Names:
         self._append(keys, texts, vectors)
 
     def _append(self, keys: Sequence[str], texts: Sequence[str], vectors: Float[Tensor, "E P"]) -> None:
+        if self._vectors is not None and vectors.shape[1] != self._vectors.shape[1]:
+            raise UserError(
+                f"encoder {self._encoder.name} gives vectors of length {vectors.shape[1]}, but the "
+                f"memory holds some of length {self._vectors.shape[1]}; run the stage `index` with it"
+            )
+        device = self._encoder.device
+        # Rounded to what a snapshot keeps, so that a memory searches alike before and after it is reopened.
+        held = vectors.half().to(
+            device=device, dtype=torch.float16 if device.type == "cuda" else torch.float32
+        )
+        self._vectors = held if self._vectors is None else torch.cat([self._vectors, held])
         self._rows.update({key: len(self.keys) + i for i, key in enumerate(keys)})
         self.keys += keys
         self.texts += texts
-        device = self._encoder.device
-        held = vectors.to(device=device, dtype=torch.float16 if device.type == "cuda" else torch.float32)
-        self._vectors = held if self._vectors is None else torch.cat([self._vectors, held])

@@ -1,114 +1,26 @@
 """The knowledge memory: facts that can be searched by a question and changed while it is in use."""
 
-import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.config import UserError
+from pipeline.memory import snapshot
 from pipeline.memory.adjacency import Adjacency
-from pipeline.memory.ann import BACKENDS, Searcher, searcher
+from pipeline.memory.ann import Searcher, searcher
 from pipeline.memory.encoder import Progress, TextEncoder
+from pipeline.memory.facts import Candidates, Fact, Key, Query, Receipt
 from pipeline.memory.names import Names
-from pipeline.shapes import CandidateFacts, CandidateScores, Vectors
+from pipeline.memory.settings import Memory
+from pipeline.memory.triples import Triples
+from pipeline.shapes import CandidateFacts
 
-log = logging.getLogger(__name__)
-LAYOUTS = ("factored", "slot")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """How facts are laid out, found and read."""
-
-    layout: str
-    """`factored`: vectors of entities and relations; `slot`: one vector a (head, relation) pair."""
-    N: int
-    """Candidate facts of the coarse search (DySK-Attn: 200)."""
-    k: int
-    """Facts that the language model reads (DySK-Attn: 5)."""
-    entities: int
-    """Entities whose slots the factored search scores."""
-    relation_weight: float
-    """Weight of the relation's log-probability beside the entity's similarity."""
-    backend: str
-    """`exact`, `hnsw` or `ivf`."""
-    links: int
-    """Edges a node of the HNSW graph."""
-    lists: int
-    """Cells of the inverted file."""
-    probes: int
-    """Cells of the inverted file that a search visits."""
-
-    def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"memory.layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
-        if self.backend not in BACKENDS:
-            raise ValueError(f"memory.backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
-        for name in ("N", "k", "entities", "links", "lists", "probes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
-        if self.k > self.N:
-            raise ValueError(f"memory.k ({self.k}) must not exceed memory.N ({self.N})")
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A fact by stable keys, with the names that new entities and relations get."""
-
-    head: str
-    relation: str
-    tail: str
-    head_label: str = ""
-    relation_noun: str = ""
-    tail_label: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """The stable key of the fact."""
-        return self.head, self.relation, self.tail
-
-
-class Query(NamedTuple):
-    """What a question asks the memory for; the heads of `pipeline.model.heads` write it."""
-
-    key: Vectors
-    """Inner product with an entity's vector (a slot's, in the slot layout): how well it fits, in nats."""
-    relation: Vectors
-    """Inner product with a relation's vector: its logit among the relations."""
-
-
-class Candidates(NamedTuple):
-    """Facts that may answer, best first."""
-
-    facts: CandidateFacts
-    scores: CandidateScores
-    entity: CandidateScores
-    """The part of the score that the entity (or the slot) gives."""
-    relation: CandidateScores
-    """The log-probability of the relation; 0 in the slot layout."""
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a change did."""
-
-    facts: list[int]
-    """Ids of the facts that were written or deleted."""
-    entities: int = 0
-    """New entities."""
-    relations: int = 0
-    """New relations."""
-    superseded: list[int] = field(default_factory=list)
-    """Ids of the facts of the same slots that a replacing upsert removed."""
+BATCH = 64
+"""Questions searched at once: bounds the width times height of the table of facts around their entities."""
 
 
 class KnowledgeMemory:
@@ -127,20 +39,23 @@ class KnowledgeMemory:
         self.entities = Names(encoder)
         self.relations = Names(encoder)
         self.slots = Names(encoder)
-        self._triples = np.empty((0, 3), dtype=np.int64)
+        self._facts = Triples()
         self._slot_of = np.empty(0, dtype=np.int64)
-        self._alive = np.empty(0, dtype=np.bool_)
-        self._row: dict[tuple[int, int, int], int] = {}
         self._index: Adjacency | None = None
         self._searcher: Searcher | None = None
 
     def __len__(self) -> int:
-        return int(self._alive.sum())
+        return len(self._facts)
 
     @property
     def device(self) -> torch.device:
         """Where vectors are held and searched."""
         return self.encoder.device
+
+    @property
+    def triples(self) -> Int[np.ndarray, "M 3"]:
+        """Head, relation and tail rows of every fact ever written."""
+        return self._facts.rows
 
     def upsert(
         self, facts: Sequence[Fact], replace: bool = False, progress: Progress | None = None
@@ -156,78 +71,71 @@ class KnowledgeMemory:
             A receipt with the ids of the facts, old or new, in the order given.
 
         Raises:
-            UserError: a new entity or relation comes without a name, or a field is empty.
+            UserError: a new entity or relation comes without a name, or a field is empty; nothing is
+                changed then.
         """
         for fact in facts:
             if not all(part.strip() for part in fact.key):
-                raise UserError(f"fact {' | '.join(fact.key)!r}: head, relation and tail must not be empty")
-        known = len(self.entities), len(self.relations), len(self.slots)
-        names = {fact.head: fact.head_label for fact in facts} | {
-            fact.tail: fact.tail_label for fact in facts if fact.tail_label or fact.tail not in self.entities
-        }
-        self.entities.add(names, progress)
-        self.relations.add({fact.relation: fact.relation_noun for fact in facts}, progress)
+                raise UserError(f"fact {str(fact)!r}: head, relation and tail must not be empty")
+        ends = [(f.head, f.head_label) for f in facts] + [(f.tail, f.tail_label) for f in facts]
+        entities = self.entities.fresh(ends, "entity")
+        relations = self.relations.fresh([(f.relation, f.relation_noun) for f in facts], "relation")
+        self.entities.add(entities, progress)
+        self.relations.add(relations, progress)
         wanted = [
             (self.entities.row(f.head), self.relations.row(f.relation), self.entities.row(f.tail))
             for f in facts
         ]
+        slots = len(self.slots)
         if self.settings.layout == "slot":
-            self.slots.add({_slot_key(h, r): self.slot_text(h, r) for h, r, _ in wanted}, progress)
-        superseded: list[int] = []
+            self._add_slots([(head, relation) for head, relation, _ in wanted], progress)
+        superseded: set[int] = set()
         if replace:
             keep = set(wanted)
-            for head, relation, _ in wanted:
-                superseded += [
-                    i for i in self.slot(head, relation) if tuple(self._triples[i].tolist()) not in keep
-                ]
-            self._alive[superseded] = False
-        fresh = [triple for triple in dict.fromkeys(wanted) if triple not in self._row]
-        if fresh:
-            first = len(self._triples)
-            self._row.update({triple: first + i for i, triple in enumerate(fresh)})
-            self._triples = np.concatenate([self._triples, np.array(fresh, dtype=np.int64)])
-            self._alive = np.concatenate([self._alive, np.zeros(len(fresh), dtype=np.bool_)])
-        rows = [self._row[triple] for triple in wanted]
-        self._alive[rows] = True
+            for head, relation in {(head, relation) for head, relation, _ in wanted}:
+                held = self.slot(head, relation)
+                superseded |= {row for row in held if tuple(self.triples[row].tolist()) not in keep}
+            self._facts.remove(superseded)
+        rows = self._facts.add(wanted)
         self._index = None
-        if (len(self.entities), len(self.slots)) != (known[0], known[2]):
+        if entities or len(self.slots) != slots:
             self._searcher = None
-        return Receipt(
-            rows, len(self.entities) - known[0], len(self.relations) - known[1], sorted(set(superseded))
-        )
+        return Receipt(rows, len(entities), len(relations), sorted(superseded))
 
     def add_slots(self, progress: Progress | None = None) -> None:
         """Give every slot a vector, whatever the layout, so that a snapshot can be opened with either."""
-        slots = dict.fromkeys((head, relation) for head, relation, _ in self._triples.tolist())
+        self._add_slots([(head, relation) for head, relation, _ in self.triples.tolist()], progress)
+
+    def _add_slots(self, slots: Iterable[tuple[int, int]], progress: Progress | None) -> None:
         self.slots.add({_slot_key(h, r): self.slot_text(h, r) for h, r in slots}, progress)
 
-    def delete(self, facts: Iterable[tuple[str, str, str]]) -> Receipt:
+    def delete(self, facts: Iterable[Key]) -> Receipt:
         """Remove facts by stable key; they are not found by the next search.
 
         Raises:
             UserError: a fact is not in the memory; nothing is removed then.
         """
-        rows = []
+        rows: dict[int, None] = {}
         for key in facts:
             row = self.find(*key)
             if row is None:
                 raise UserError(f"fact {' | '.join(key)!r}: not in the memory, so it can't be deleted")
-            rows.append(row)
-        self._alive[rows] = False
+            rows[row] = None
+        self._facts.remove(rows)
         self._index = None
-        return Receipt(rows)
+        return Receipt(list(rows))
 
     def find(self, head: str, relation: str, tail: str) -> int | None:
         """Return the id of the live fact with that stable key, or None."""
         if not (head in self.entities and relation in self.relations and tail in self.entities):
             return None
-        triple = (self.entities.row(head), self.relations.row(relation), self.entities.row(tail))
-        row = self._row.get(triple)
-        return row if row is not None and self._alive[row] else None
+        return self._facts.find(
+            (self.entities.row(head), self.relations.row(relation), self.entities.row(tail))
+        )
 
     def fact(self, row: int) -> Fact:
         """Return the fact with the id `row`, names included."""
-        head, relation, tail = self._triples[row].tolist()
+        head, relation, tail = self.triples[row].tolist()
         return Fact(
             self.entities.keys[head],
             self.relations.keys[relation],
@@ -239,8 +147,8 @@ class KnowledgeMemory:
 
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
-        head, relation, tail = self._triples[row].tolist()
-        return f"The {self.relations.texts[relation]} of {self.entities.texts[head]} is {self.entities.texts[tail]}."
+        fact = self.fact(row)
+        return f"The {fact.relation_noun} of {fact.head_label} is {fact.tail_label}."
 
     def slot_text(self, head: int, relation: int) -> str:
         """Return the key of a slot, as KG2KV words it."""
@@ -252,7 +160,7 @@ class KnowledgeMemory:
 
     def slot(self, head: int, relation: int) -> list[int]:
         """Return the ids of the live facts of a slot."""
-        return [row for row in self.facts_of(head) if self._triples[row, 1] == relation]
+        return [row for row in self.facts_of(head) if self.triples[row, 1] == relation]
 
     def search(self, query: Query, n: int | None = None) -> Candidates:
         """Return the n facts (by default N) that fit each question best.
@@ -262,23 +170,24 @@ class KnowledgeMemory:
         vector b.
         """
         wanted = n or self.settings.N
-        parts = [
-            self._search(Query(*(p[i : i + 64] for p in query)), wanted) for i in range(0, len(query.key), 64)
-        ]
-        if not parts:
-            empty = torch.empty(0, wanted, device=self.device)
-            return Candidates(empty.long(), empty, empty, empty)
+        if not len(self) or not len(query.key):
+            scores = torch.full((len(query.key), wanted), -torch.inf, device=self.device)
+            zeros = torch.zeros_like(scores)
+            return Candidates(torch.full_like(scores, -1, dtype=torch.long), scores, zeros, zeros)
+        starts = range(0, len(query.key), BATCH)
+        parts = [self._search(Query(*(part[i : i + BATCH] for part in query)), wanted) for i in starts]
         return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def _search(self, query: Query, n: int) -> Candidates:
         adjacency = self.adjacency
         if self.settings.layout == "slot":
-            best, groups = self._nearest(self.slots.vectors).search(query.key, n)
+            # Slots whose facts were all deleted keep their vectors: as many more are looked at.
+            best, groups = self._nearest(self.slots).search(query.key, n + adjacency.by_slot.empty)
             facts, owner, valid = adjacency.by_slot.expand(groups)
             entity = best.gather(1, owner)
             relation = torch.zeros_like(entity)
         else:
-            best, groups = self._nearest(self.entities.vectors).search(query.key, self.settings.entities)
+            best, groups = self._nearest(self.entities).search(query.key, self.settings.entities)
             facts, owner, valid = adjacency.by_head.expand(groups)
             entity = best.gather(1, owner)
             logits = query.relation.float() @ self.relations.vectors.float().T
@@ -287,115 +196,85 @@ class KnowledgeMemory:
         scores = (entity + self.settings.relation_weight * relation).masked_fill(~valid, -torch.inf)
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
         scores, order = _pad(scores[:, :n], n, -torch.inf), order[:, :n]
+        none = scores == -torch.inf
         return Candidates(
-            _pad(facts.gather(1, order), n, -1).masked_fill(scores == -torch.inf, -1),
+            _pad(facts.gather(1, order), n, -1).masked_fill(none, -1),
             scores,
-            _pad(entity.gather(1, order), n, 0.0),
-            _pad(relation.gather(1, order), n, 0.0),
+            _pad(entity.gather(1, order), n, 0.0).masked_fill(none, 0.0),
+            _pad(relation.gather(1, order), n, 0.0).masked_fill(none, 0.0),
         )
 
     def score(self, query: Query, facts: CandidateFacts) -> Candidates:
         """Return given facts with their scores, with gradients into the query; -inf where the id is -1."""
-        rows = facts.clamp(min=0)
+        rows, none = facts.clamp(min=0), facts < 0
+        if not len(self.triples):
+            zeros = torch.zeros(facts.shape, device=self.device)
+            return Candidates(facts, zeros.masked_fill(none, -torch.inf), zeros, zeros)
         adjacency = self.adjacency
         if self.settings.layout == "slot":
             keys = self.slots.vectors[adjacency.slot[rows]].float()
-            entity = torch.einsum("bp,bnp->bn", query.key, keys)
-            relation = torch.zeros_like(entity)
+            relation = torch.zeros(facts.shape, device=self.device)
         else:
-            heads = self.entities.vectors[adjacency.head[rows]].float()
+            keys = self.entities.vectors[adjacency.head[rows]].float()
             logits = query.relation @ self.relations.vectors.float().T
             relation = torch.log_softmax(logits, dim=-1).gather(1, adjacency.relation[rows])
-            entity = torch.einsum("bp,bnp->bn", query.key, heads)
-        scores = entity + self.settings.relation_weight * relation
-        return Candidates(facts, scores.masked_fill(facts < 0, -torch.inf), entity, relation)
+        entity = torch.einsum("bp,bnp->bn", query.key, keys)
+        scores = (entity + self.settings.relation_weight * relation).masked_fill(none, -torch.inf)
+        return Candidates(facts, scores, entity.masked_fill(none, 0.0), relation.masked_fill(none, 0.0))
 
     def keys(self, facts: CandidateFacts) -> Float[Tensor, "B N P"]:
-        """Return the base key of each fact, b_k = e_head + r: the sum of its slot's two vectors."""
+        """Return the base key of each fact, b_k = e_head + r, the sum of its slot's two vectors; 0 for -1."""
+        if not len(self.triples):
+            return torch.zeros(*facts.shape, self.encoder.dimension, device=self.device)
         rows = facts.clamp(min=0)
-        adjacency = self.adjacency
-        return (
-            self.entities.vectors[adjacency.head[rows]].float()
-            + self.relations.vectors[adjacency.relation[rows]].float()
-        )
-
-    @property
-    def triples(self) -> Int[np.ndarray, "M 3"]:
-        """Head, relation and tail rows of every fact ever written."""
-        return self._triples
+        heads = self.entities.vectors[self.adjacency.head[rows]].float()
+        keys = heads + self.relations.vectors[self.adjacency.relation[rows]].float()
+        return keys.masked_fill((facts < 0)[..., None], 0.0)
 
     @property
     def adjacency(self) -> Adjacency:
         """The live facts by head and by slot, rebuilt after a change."""
         if self._index is None:
-            self._index = Adjacency(
-                self._triples, self._slots(), self._alive, len(self.entities), len(self.slots), self.device
-            )
+            sizes = len(self.entities), len(self.slots)
+            self._index = Adjacency(self.triples, self._slots(), self._facts.alive, *sizes, self.device)
         return self._index
 
     def _slots(self) -> Int[np.ndarray, " M"]:
         """Return the slot row of each fact; zeros in the factored layout, which has none."""
         if self.settings.layout != "slot":
-            return np.zeros(len(self._triples), dtype=np.int64)
+            return np.zeros(len(self.triples), dtype=np.int64)
         known = len(self._slot_of)
-        fresh = [self.slots.row(_slot_key(h, r)) for h, r, _ in self._triples[known:].tolist()]
+        fresh = [self.slots.row(_slot_key(h, r)) for h, r, _ in self.triples[known:].tolist()]
         self._slot_of = np.concatenate([self._slot_of, np.array(fresh, dtype=np.int64)])
         return self._slot_of
 
-    def _nearest(self, vectors: Float[Tensor, "E P"]) -> Searcher:
+    def _nearest(self, names: Names) -> Searcher:
         if self._searcher is None:
             s = self.settings
-            self._searcher = searcher(vectors, s.backend, s.links, s.lists, s.probes)
+            self._searcher = searcher(names.vectors, s.backend, s.links, s.lists, s.probes)
         return self._searcher
+
+    @property
+    def _names(self) -> dict[str, Names]:
+        return {"entities": self.entities, "relations": self.relations, "slots": self.slots}
 
     def snapshot(self, folder: Path) -> None:
         """Write the memory to `folder`, from which `open` reads it back."""
-        folder.mkdir(parents=True, exist_ok=True)
-        vectors = {"entities": self.entities, "relations": self.relations, "slots": self.slots}
-        save_file(
-            {name: n.vectors.half().cpu().contiguous() for name, n in vectors.items()},
-            folder / "vectors.safetensors",
-        )
-        for name, names in vectors.items():
-            pq.write_table(
-                pa.table(
-                    {"key": pa.array(names.keys, pa.string()), "text": pa.array(names.texts, pa.string())}
-                ),
-                folder / f"{name}.parquet",
-            )
-        live = self._triples[self._alive]
-        pq.write_table(
-            pa.table({"head": live[:, 0], "relation": live[:, 1], "tail": live[:, 2]}),
-            folder / "facts.parquet",
-        )
+        snapshot.write(folder, self._names, self._facts)
 
     @classmethod
     def open(cls, folder: Path, settings: Memory, encoder: TextEncoder) -> "KnowledgeMemory":
-        """Return the memory that `snapshot` wrote to `folder`.
+        """Return the memory that `snapshot` wrote to `folder`; the encoder is not needed until a name is new.
 
         Raises:
-            UserError: a file is missing or damaged, or the vectors have another length than the encoder's.
+            UserError: a file is missing or damaged, or the layout needs vectors that aren't there.
         """
         memory = cls(settings, encoder)
-        try:
-            vectors = load_file(folder / "vectors.safetensors")
-            for name in ("entities", "relations", "slots"):
-                table = pq.read_table(folder / f"{name}.parquet")
-                getattr(memory, name).restore(
-                    table["key"].to_pylist(), table["text"].to_pylist(), vectors[name]
-                )
-            facts = pq.read_table(folder / "facts.parquet")
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise UserError(
-                f"{folder}: not a memory ({error}); run the stage `index` (`dvc repro index`)"
-            ) from error
-        if settings.layout == "slot" and not len(memory.slots):
+        memory._facts = snapshot.read(folder, memory._names)
+        if settings.layout == "slot" and len(memory) and not len(memory.slots):
             raise UserError(
                 f"{folder}: holds no slot vectors, which memory.layout=slot needs; run the stage `index`"
             )
-        memory._triples = np.stack([facts[name].to_numpy() for name in ("head", "relation", "tail")], axis=1)
-        memory._alive = np.ones(len(memory._triples), dtype=np.bool_)
-        memory._row = {tuple(triple): row for row, triple in enumerate(memory._triples.tolist())}
         return memory
 
 

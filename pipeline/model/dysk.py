@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.store import Candidates, KnowledgeMemory, Query
+from pipeline.memory.facts import Candidates, Query
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.facts import FactVectors
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import decoder_layers

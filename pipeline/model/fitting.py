@@ -116,6 +116,7 @@ class Fitting(lightning.LightningModule):  # type: ignore[misc]
         self.steps = steps
         self.seed = seed
         self.curve = curve
+        self.skipped = 0
 
     def training_step(self, batch: list[Example], number: int) -> torch.Tensor:
         """Return the loss of one batch and write its parts to the curve."""
@@ -143,11 +144,32 @@ class Fitting(lightning.LightningModule):  # type: ignore[misc]
         """Let the run go on from here as one that resumes from this checkpoint would."""
         self.system.forget()
 
+    def configure_gradient_clipping(self, optimizer: Any, *limit: Any, **limits: Any) -> None:
+        """Clip the gradient's norm; a gradient that isn't finite is dropped, and the step counted as skipped.
+
+        Raises:
+            UserError: more than one step in a hundred was skipped, or one of the first hundred twice.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.system.parameters(), self.settings.gradient_clip)
+        if torch.isfinite(norm):
+            return
+        self.skipped += 1
+        self.system.zero_grad(set_to_none=True)
+        if self.skipped > max(1, self.global_step // 100):
+            raise UserError(
+                f"step {self.global_step}: the gradient is not finite, for the {self.skipped}. time; "
+                f"lower train.learning_rate (the last checkpoint is kept)"
+            )
+
     def configure_optimizers(self) -> Any:
         """Return AdamW over the adapter, with warm-up and cosine."""
+        named = [(n, p) for n, p in self.system.named_parameters() if p.requires_grad]
+        slow = [p for n, p in named if n.startswith(self.system.fitted_before)]
+        usual = [p for n, p in named if not n.startswith(self.system.fitted_before)]
+        rate = self.settings.learning_rate
         optimizer = torch.optim.AdamW(
-            [p for p in self.system.parameters() if p.requires_grad],
-            lr=self.settings.learning_rate,
+            [{"params": usual}, {"params": slow, "lr": rate * self.settings.retrieval.joint_rate}],
+            lr=rate,
             weight_decay=self.settings.weight_decay,
         )
 
@@ -183,7 +205,7 @@ def fit(
     checkpoints: Path,
     loggers: list[Any],
     progress: bool,
-) -> None:
+) -> int:
     """Fit `system` in place, going on from the newest checkpoint of `checkpoints` where there is one.
 
     Args:
@@ -197,6 +219,9 @@ def fit(
         checkpoints: folder that belongs to exactly this configuration and these inputs.
         loggers: Lightning loggers.
         progress: whether to show a progress bar.
+
+    Returns:
+        How many steps were skipped because their gradient was not finite.
     """
     last = checkpoints / "last.ckpt"
     start = 0
@@ -216,7 +241,6 @@ def fit(
         **trainer.arguments(),
         max_steps=steps,
         max_epochs=-1,
-        gradient_clip_val=settings.gradient_clip,
         logger=loggers or False,
         log_every_n_steps=1,
         callbacks=[saver, *([TQDMProgressBar()] if progress else [])],
@@ -229,6 +253,7 @@ def fit(
             loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
     finally:
         shutil.copyfile(grown.path, curve)
+    return module.skipped
 
 
 class _Whole(Dataset[Example]):

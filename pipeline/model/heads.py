@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.memory.store import Candidates, Query
+from pipeline.memory.facts import Candidates, Query
 from pipeline.shapes import CandidateScores, Vectors
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.store import Candidates, KnowledgeMemory, Query
+from pipeline.memory.facts import Candidates, Query
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.attention import inject, reading
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection, shares
 from pipeline.model.losses import auxiliary_loss

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.store import Candidates, KnowledgeMemory, Query
+from pipeline.memory.facts import Candidates, Query
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.lowrank import LowRank
 from pipeline.model.reader import Reader
 from pipeline.model.system import Example, Reply, System, gold_mask, with_gold

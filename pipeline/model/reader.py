@@ -39,6 +39,9 @@ class Reader:
     def __init__(self, lm: LanguageModel, device: torch.device | str) -> None:
         self.settings = lm
         self.device = torch.device(device)
+        if self.device.type == "cuda":
+            # With it, one step in some thousands had a gradient of NaN (rows that padding masks whole).
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.lm, self.tokenizer = load_language_model(lm, device)
         self.stop: int = self.tokenizer.convert_tokens_to_ids(lm.stop)
 

@@ -37,6 +37,8 @@ class Retrieval:
     """Entities drawn for the whole batch."""
     examples: int
     """Training questions that are encoded; 0 is all."""
+    joint_rate: float
+    """Learning rate of the retrieval while the reader is fitted, as a share of the reader's."""
     correction_steps: int
     """Steps of the correction by early states; 0 leaves it out."""
     correction_weights: list[float]
@@ -52,6 +54,8 @@ class Retrieval:
             raise ValueError(
                 "train.retrieval: steps, negatives, examples and correction_steps can't be negative"
             )
+        if not 0 <= self.joint_rate <= 1:
+            raise ValueError(f"train.retrieval.joint_rate must be in [0, 1], not {self.joint_rate}")
         if self.batch_size < 1:
             raise ValueError(f"train.retrieval.batch_size must be at least 1, not {self.batch_size}")
 
@@ -119,9 +123,20 @@ def _contrast(
 
 
 def fit_correction(
-    system: OurSystem, examples: Sequence[Example], settings: Retrieval, steps: Steps
+    system: OurSystem, examples: Sequence[Example], vectors: Vectors, settings: Retrieval, steps: Steps
 ) -> list[dict[str, float]]:
-    """Fit the correction by early states to the candidates that the heads find, the heads held still."""
+    """Fit the correction by early states to the candidates that the heads find, the heads held still.
+
+    Args:
+        system: its correction is fitted, in place.
+        examples: questions with gold facts.
+        vectors: the same questions, encoded.
+        settings: steps and learning rate.
+        steps: wraps the iteration, for a progress bar.
+
+    Returns:
+        One row a step: step and aux_loss.
+    """
     layer = system.method.state_layer
     correction = system.correction
     correction.beta.fill_(1.0)
@@ -134,12 +149,13 @@ def fit_correction(
         for group in optimizer.param_groups:
             done = step / settings.correction_steps
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        batch = [examples[i] for i in torch.randint(len(examples), (size,)).tolist()]
+        drawn = torch.randint(len(examples), (size,))
+        batch = [examples[i] for i in drawn.tolist()]
         texts = [example.text for example in batch]
         with torch.no_grad():
-            found = system.memory.search(system.query(texts))
-            facts = with_gold(found.facts, batch)
-            scores = system.memory.score(system.query(texts), facts).scores
+            query = system.heads(vectors[drawn.to(vectors.device)])
+            facts = with_gold(system.memory.search(query).facts, batch)
+            scores = system.memory.score(query, facts).scores
             states = system.reader.early_states(texts, layer)
         loss = auxiliary_loss(scores + correction(states, system.memory.keys(facts)), gold_mask(facts, batch))
         optimizer.zero_grad()

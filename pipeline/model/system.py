@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -55,6 +56,9 @@ class System(nn.Module, ABC):
         self.encoder = encoder
         self.memory = memory
         self.answer_tokens = answer_tokens
+
+    fitted_before: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of parameters that are fitted before the reader, and only slowly along with it."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.memory.store import Candidates
+from pipeline.memory.facts import Candidates
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection, shares
 from pipeline.model.losses import auxiliary_loss
 

@@ -22,6 +22,7 @@ EVALUATE = Evaluate(
     splits=["seen", "unseen", "unanswerable", "unchanged", "updated", "unchanged_after"],
     batch_size=4,
     recall_at=[1, 2, 5],
+    kinds=["template", "human", "unanswerable"],
     bootstrap_samples=100,
 )
 

@@ -90,6 +90,7 @@ def read_triples(path: Path) -> Iterator[Triple]:
                 f"a relation and a tail, got {line!r}; correct the line"
             )
         count += 1
-        yield Triple(*(row.get(name, "") for name in COLUMNS), source=path.name)
+        dates = row.get("start", ""), row.get("end", "")
+        yield Triple(row["head"], row["relation"], row["tail"], *dates, source=path.name)
     if not count:
         raise UserError(f"{path}: holds no fact; write one a line: head TAB relation TAB tail")

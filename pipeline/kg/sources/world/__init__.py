@@ -28,7 +28,6 @@ from typing import Any
 from pipeline.config import UserError
 from pipeline.kg.build import build
 from pipeline.kg.sources import Extract
-from pipeline.packages import Wheel, wheel
 from pipeline.kg.sources.world.airports import airports
 from pipeline.kg.sources.world.draft import Draft
 from pipeline.kg.sources.world.elements import elements
@@ -38,6 +37,7 @@ from pipeline.kg.sources.world.languages import languages, relatives
 from pipeline.kg.sources.world.relations import RELATIONS
 from pipeline.kg.sources.world.sample import sample
 from pipeline.kg.splits import Splits
+from pipeline.packages import Wheel, wheel
 
 
 @dataclass(frozen=True, kw_only=True)

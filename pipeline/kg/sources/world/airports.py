@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pipeline.config import UserError
 from pipeline.kg.sources import Triple
-from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, plain, tidy
 from pipeline.kg.sources.world.geography import time_zone
+from pipeline.packages import Wheel
 
 COLUMNS = ("icao", "iata", "name", "city", "subd", "country", "elevation", "tz")
 MEMBER = "airportsdata/airports.csv"

@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 from pipeline.config import UserError
-from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, plain
+from pipeline.packages import Wheel
 
 LATTICE = {
     "BCC": "body-centred cubic",

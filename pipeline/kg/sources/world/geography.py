@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, plain, read_json, tidy
+from pipeline.packages import Wheel
 
 DISSOLVED = ("AN", "CS")
 """Country codes that GeoNames keeps of countries that are no more."""

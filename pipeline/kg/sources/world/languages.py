@@ -6,8 +6,8 @@ import io
 from collections import defaultdict
 
 from pipeline.config import UserError
-from pipeline.packages import Wheel
 from pipeline.kg.sources.world.draft import Draft, need, read_json
+from pipeline.packages import Wheel
 
 STATUS = {
     "L": "living language",

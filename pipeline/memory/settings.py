@@ -1,0 +1,45 @@
+"""The section `memory` of the configuration."""
+
+import math
+from dataclasses import dataclass
+
+from pipeline.memory.ann import BACKENDS
+
+LAYOUTS = ("factored", "slot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """How facts are laid out, found and read."""
+
+    layout: str
+    """`factored`: vectors of entities and relations; `slot`: one vector a (head, relation) pair."""
+    N: int
+    """Candidate facts of the coarse search (DySK-Attn: 200)."""
+    k: int
+    """Facts that the language model reads (DySK-Attn: 5)."""
+    entities: int
+    """Entities whose slots the factored search scores."""
+    relation_weight: float
+    """Weight of the relation's log-probability beside the entity's similarity."""
+    backend: str
+    """`exact`, `hnsw` or `ivf`."""
+    links: int
+    """Edges a node of the HNSW graph."""
+    lists: int
+    """Cells of the inverted file."""
+    probes: int
+    """Cells of the inverted file that a search visits."""
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"memory.layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"memory.backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
+        for name in ("N", "k", "entities", "links", "lists", "probes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.relation_weight < math.inf:
+            raise ValueError(f"memory.relation_weight must be 0 or more, not {self.relation_weight}")
+        if self.k > self.N:
+            raise ValueError(f"memory.k ({self.k}) must not exceed memory.N ({self.N})")

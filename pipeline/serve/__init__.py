@@ -1,0 +1,1 @@
+"""A trained system in use: asked, told new facts, tried out."""

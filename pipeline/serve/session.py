@@ -1,0 +1,137 @@
+"""A trained system in two lines: `session = Session.open()` and `session.ask("Who …?")`."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import UserError
+from pipeline.serve.changes import Change, Editor, relation_labels
+from pipeline.serve.start import Started, shared_paths, start
+
+LONGEST = 1000
+"""Characters of a question at most."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """A fact that an answer was read from."""
+
+    key: tuple[str, str, str]
+    text: str
+    weight: float
+    """Probability that the answer stands in this fact, as the system sees it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the system said to a question, and why."""
+
+    question: str
+    text: str
+    """Empty where it refused."""
+    refused: bool
+    refusal: float
+    """Probability that no fact of the memory answers."""
+    facts: list[Used]
+    """Heaviest first."""
+    seconds: float
+
+
+class Session:
+    """A system to ask and to tell; what it is told holds from the next question on, and nothing is trained.
+
+    Args:
+        started: the system and where it came from.
+    """
+
+    def __init__(self, started: Started) -> None:
+        self.system = started.system
+        self.adapter = started.adapter
+        self.origin = started.memory
+        self._editor = Editor(self.system.memory, relation_labels(shared_paths().kv))
+
+    @classmethod
+    def open(
+        cls,
+        adapter: Path | str | None = None,
+        memory: Path | str | None = None,
+        facts: Path | str | None = None,
+        k: int | None = None,
+    ) -> "Session":
+        """Return a session; see `pipeline.serve.start.start` for what is taken by default.
+
+        Raises:
+            UserError: a folder or file is missing or damaged.
+        """
+        places = [None if place is None else Path(place) for place in (adapter, memory, facts)]
+        return cls(start(places[0], places[1], places[2], k))
+
+    def ask(self, question: str) -> Answer:
+        """Return the answer to `question`.
+
+        Raises:
+            UserError: the question is empty or too long, or the memory holds no fact.
+        """
+        question = " ".join(question.split())
+        if not question:
+            raise UserError('the question is empty; ask something: "What is the capital of France?"')
+        if len(question) > LONGEST:
+            raise UserError(f"the question has {len(question)} characters; shorten it to {LONGEST}")
+        memory = self.system.memory
+        if not len(memory):
+            raise UserError(
+                "the memory holds no fact; add one by --upsert, or name a file of them by --facts"
+            )
+        began = time.perf_counter()
+        with self.system.attached():
+            reply = self.system.reply([question])
+        seconds = time.perf_counter() - began
+        pairs = zip(reply.facts[0], reply.weights[0], strict=True)
+        used = [Used(memory.fact(row).key, memory.text(row), weight) for row, weight in pairs]
+        refused = reply.refused[0] or not used
+        return Answer(question, reply.texts[0], refused, reply.refusal[0], used, seconds)
+
+    def upsert(self, *statements: str, replace: bool = True) -> Change:
+        """Write facts, each `Head | relation | Tail`; several of one slot stand side by side.
+
+        Args:
+            statements: the facts; heads, relations and tails by label or key, new ones included.
+            replace: whether they supersede the other facts of their slots.
+
+        Raises:
+            UserError: a statement has another form or an ambiguous name; nothing is written then.
+        """
+        began = time.perf_counter()
+        rows, superseded, notes = self._editor.upsert(statements, replace)
+        memory = self.system.memory
+        return Change(
+            list(map(memory.text, rows)),
+            [],
+            list(map(memory.text, superseded)),
+            notes,
+            time.perf_counter() - began,
+        )
+
+    def delete(self, *statements: str) -> Change:
+        """Delete facts, each `Head | relation | Tail`.
+
+        Raises:
+            UserError: a statement has another form, or is not in the memory; nothing is deleted then.
+        """
+        began = time.perf_counter()
+        return Change([], self._editor.delete(statements), [], [], time.perf_counter() - began)
+
+    def save(self, folder: Path) -> None:
+        """Write the memory to `folder`, whole or not at all; other files in there stay."""
+        self.system.memory.add_slots()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            fresh, former = Path(scratch) / "fresh", Path(scratch) / "former"
+            if folder.is_dir():
+                shutil.copytree(folder, fresh)
+            self.system.memory.snapshot(fresh)
+            if folder.is_dir():
+                folder.rename(former)
+            fresh.rename(folder)

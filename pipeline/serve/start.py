@@ -1,0 +1,113 @@
+"""Finds the adapter and the memory that a session begins with, and puts them together."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pipeline.config import CONF, ROOT, ConfigError, Paths, UserError, section
+from pipeline.kg.sources.triples import read_triples
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.store import Fact, KnowledgeMemory, Memory
+from pipeline.model.adapter import load_adapter
+from pipeline.model.ours import Ours, OurSystem
+from pipeline.model.reader import Reader
+from pipeline.weights import Encoder, LanguageModel
+
+EXAMPLES = Path(__file__).parent / "examples.tsv"
+"""Well-known facts, to be asked before anything was trained."""
+PRETRAINED = ROOT / "models" / "pretrained" / "ours"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A system that is ready, and where it came from."""
+
+    system: OurSystem
+    adapter: Path
+    memory: Path
+    """The folder that was opened, or the file whose facts were taken in."""
+
+
+def shared_paths() -> Paths:
+    """Return the folders of conf/config.yaml."""
+    values = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    paths: Paths = section(Paths, values["paths"], "paths")
+    return paths
+
+
+def start(adapter: Path | None, memory: Path | None, facts: Path | None, k: int | None) -> Started:
+    """Return the trained system on its memory.
+
+    Args:
+        adapter: its folder; by default the one that was trained here, else the shipped one.
+        memory: folder of the memory; by default the one of the stage `index`, else the example facts.
+        facts: a file of facts to take in place of a memory.
+        k: facts that the language model reads; by default as trained.
+
+    Raises:
+        UserError: one of them is missing or damaged, or k is out of its range.
+    """
+    paths = shared_paths()
+    folder = _adapter(adapter, paths.adapters / "ours")
+    method, settings, lm, encoder = configuration(folder)
+    if k is not None:
+        try:
+            settings = replace(settings, k=k)
+        except ValueError as error:
+            raise UserError(f"--k: {error}") from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    texts = TextEncoder(encoder, device)
+    if facts is None and memory is None and not paths.index.is_dir():
+        facts = EXAMPLES
+    place = facts or memory or paths.index
+    held = filled(place, settings, texts) if facts else KnowledgeMemory.open(place, settings, texts)
+    system = OurSystem(method, Reader(lm, device), texts, held)
+    load_adapter(system, folder)
+    system.eval()
+    return Started(system, folder, place)
+
+
+def configuration(folder: Path) -> tuple[Ours, Memory, LanguageModel, Encoder]:
+    """Return what adapter.json says the adapter was trained with.
+
+    Raises:
+        UserError: the file is missing or damaged, or belongs to another method.
+    """
+    file = folder / "adapter.json"
+    if not file.is_file():
+        raise UserError(f"{file}: not found; --adapter must name a folder that `train` wrote")
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        kinds = {"method": Ours, "memory": Memory, "lm": LanguageModel, "encoder": Encoder}
+        method, memory, lm, encoder = (section(kind, values[name], name) for name, kind in kinds.items())
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error!r}); train again, or fetch the folder again") from error
+    except ConfigError as error:
+        reason = str(error).partition(": ")[2]
+        raise UserError(f"{file}: not an adapter of `ours` ({reason}); name the folder of one") from error
+    return method, memory, lm, encoder
+
+
+def filled(file: Path, settings: Memory, encoder: TextEncoder) -> KnowledgeMemory:
+    """Return a memory of the facts of `file`, whose labels are their keys."""
+    memory = KnowledgeMemory(settings, encoder)
+    memory.upsert(
+        [Fact(*triple, *triple) for triple in ((t.head, t.relation, t.tail) for t in read_triples(file))]
+    )
+    return memory
+
+
+def _adapter(wanted: Path | None, trained: Path) -> Path:
+    if wanted is not None:
+        return wanted
+    for folder in (trained, PRETRAINED):
+        if (folder / "adapter.safetensors").is_file():
+            return folder
+    raise UserError(
+        f"no adapter: tried {trained} and {PRETRAINED}; run `make repro` to train one, "
+        "or name the folder of one by --adapter"
+    )

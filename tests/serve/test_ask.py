@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.ask import ask
+from pipeline.config import ROOT, UserError
+from pipeline.serve.start import EXAMPLES, PRETRAINED
+
+QUESTION = "What is the capital of Aland?"
+
+
+@pytest.fixture
+def words(trained):
+    return ["--adapter", str(trained.adapter), "--memory", str(trained.memory)]
+
+
+def test_the_answer_comes_with_its_facts_and_where_they_are(words, trained):
+    text = ask([QUESTION, *words, "--k", "2"])
+    table = text.split("\n\n")[1].splitlines()
+    assert table[0].split() == ["read", "from", "weight"]
+    assert len(table) == 3
+    assert all(line.startswith("The ") for line in table[1:])
+    assert f"Memory: {len_of(trained)} facts, {trained.memory}. Adapter: {trained.adapter}." in text
+    assert "for this call only" not in text
+
+
+def len_of(trained):
+    import pyarrow.parquet as pq
+
+    return pq.read_table(trained.memory / "facts.parquet").num_rows
+
+
+def test_changes_are_shown_and_hold_for_one_call(words):
+    change = ["--upsert", "Aland | capital | Nowhere", "--delete", "Borland | capital | Borland City"]
+    text = ask([QUESTION, *words, *change])
+    assert "- The capital of Borland is Borland City.\n" in text
+    assert "+ The capital of Aland is Nowhere.\n- The capital of Aland is Aland City. (superseded)" in text
+    assert "new entity 'Nowhere'" in text
+    assert "The changes were for this call only; --save keeps them." in text
+    assert "Aland City. (superseded)" in ask([*words, *change[:2]]), "a change needs no question"
+
+
+def test_saved_changes_stay(trained, tmp_path):
+    words = ["--adapter", str(trained.adapter), "--memory", str(tmp_path / "mine")]
+    told = ask([*words, "--facts", str(trained.facts), "--upsert", "France | capital | Lyon", "--save"])
+    assert f"Saved to {tmp_path / 'mine'}." in told
+    kept = ask([*words, "--delete", "France | capital | Lyon"])
+    assert "- The capital of France is Lyon." in kept
+
+
+def test_json_holds_all_that_is_printed(words):
+    found = json.loads(ask([QUESTION, *words, "--json", "--upsert", "Aland | capital | Nowhere"]))
+    assert found["answer"]["question"] == QUESTION
+    assert {"key", "text", "weight"} == found["answer"]["facts"][0].keys()
+    assert found["changes"][0]["superseded"] == ["The capital of Aland is Aland City."]
+    assert found["adapter"] == words[1]
+
+
+def test_the_experiments_are_one_command(trained, tmp_path):
+    out = tmp_path / "new" / "experiments.json"
+    words = ["--adapter", str(trained.adapter), "--facts", str(trained.facts)]
+    text = ask([*words, "--experiments", "--out", str(out)])
+    assert text.count("onfirmed:") == 3
+    assert json.loads(out.read_text())["facts"] == 3
+
+
+@pytest.mark.parametrize("words", [[], [""], ["  ", "--k", "3"]])
+def test_nothing_to_do_shows_the_help(words):
+    assert ask(words).startswith("usage: python -m pipeline.ask")
+
+
+def test_options_that_do_not_go_together_are_refused(words, trained):
+    with pytest.raises(UserError, match=r"--facts and --memory: give one of them"):
+        ask([QUESTION, *words, "--facts", str(trained.facts)])
+    with pytest.raises(
+        UserError, match=r"--save: the facts came from a file; name the folder .* by --memory"
+    ):
+        ask([*words[:2], "--facts", str(trained.facts), "--save", "--upsert", "A | b | c"])
+
+
+def test_the_command_prints_one_line_where_it_fails(words, tmp_path):
+    command = [sys.executable, "-m", "pipeline.ask", "x", *words, "--upsert", "Aland, capital, Nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: expected Head | relation | Tail, got 'Aland, capital, Nowhere'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_example_facts_are_well_formed():
+    rows = [line.split("\t") for line in EXAMPLES.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) > 40
+    assert {len(row) for row in rows} == {3}
+    assert PRETRAINED.parent == ROOT / "models" / "pretrained"

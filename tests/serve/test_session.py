@@ -1,0 +1,137 @@
+import json
+import shutil
+
+import pytest
+
+from pipeline.config import UserError
+from pipeline.serve import start
+from pipeline.serve.session import Session
+
+QUESTION = "What is the capital of Aland?"
+
+
+def test_an_answer_names_the_facts_it_was_read_from(session):
+    answer = session.ask(f"  {QUESTION} ")
+    assert answer.question == QUESTION
+    assert 1 <= len(answer.facts) <= session.system.memory.settings.k
+    weights = [used.weight for used in answer.facts]
+    assert weights == sorted(weights, reverse=True)
+    assert sum(weights) <= 1 + 1e-5
+    for used in answer.facts:
+        row = session.system.memory.find(*used.key)
+        assert row is not None
+        assert used.text == session.system.memory.text(row)
+    again = session.ask(QUESTION)
+    assert (again.text, again.facts) == (answer.text, answer.facts)
+
+
+def test_what_is_upserted_is_found_by_the_next_question(session):
+    """The random encoder tells nothing apart, so the memory is emptied of all else."""
+    memory = session.system.memory
+    memory.delete([memory.fact(row).key for e in range(len(memory.entities)) for row in memory.facts_of(e)])
+    with pytest.raises(UserError, match=r"the memory holds no fact; add one by --upsert"):
+        session.ask(QUESTION)
+    session.upsert("Zland | capital | Zcity")
+    assert [used.text for used in session.ask("capital of Zland?").facts] == [
+        "The capital of Zland is Zcity."
+    ]
+    session.upsert("Zland | capital | Ycity")
+    assert [used.text for used in session.ask("capital of Zland?").facts] == [
+        "The capital of Zland is Ycity."
+    ]
+
+
+def test_a_refusal_gives_no_answer_and_what_it_looked_at(trained, tmp_path):
+    folder = shutil.copytree(trained.adapter, tmp_path / "ours")
+    values = json.loads((folder / "adapter.json").read_text())
+    values["method"]["refuse_above"] = 1e-6
+    (folder / "adapter.json").write_text(json.dumps(values))
+    answer = Session.open(folder, trained.memory).ask(QUESTION)
+    assert answer.refused
+    assert answer.text == ""
+    assert 0 < answer.refusal < 1
+    assert answer.facts
+
+
+@pytest.mark.parametrize("question", ["", "   ", "x" * 1001])
+def test_no_question_and_an_endless_one_are_refused(session, question):
+    with pytest.raises(UserError, match=r"the question (is empty; ask|has 1001 characters; shorten)"):
+        session.ask(question)
+
+
+def test_a_saved_memory_holds_the_changes_and_the_other_files(session, trained, tmp_path):
+    folder = shutil.copytree(trained.memory, tmp_path / "memory")
+    session.upsert("Aland | capital | Nowhere")
+    session.save(folder)
+    assert (folder / "index.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["memory"], "nothing is left behind"
+    reopened = Session.open(trained.adapter, folder)
+    assert len(reopened.system.memory) == len(session.system.memory)
+    assert reopened.system.memory.find("Q0", "P36", "local:Nowhere") is not None
+    assert reopened.ask(QUESTION).facts == session.ask(QUESTION).facts
+    slots = reopened.system.memory.slots
+    assert "the capital of Aland" in slots.texts, "the other layout can open it too"
+
+
+def test_k_is_how_many_facts_are_read(trained):
+    assert len(Session.open(trained.adapter, trained.memory, k=1).ask(QUESTION).facts) == 1
+    with pytest.raises(UserError, match=r"--k: memory.k \(99\) must not exceed memory.N \(12\)"):
+        Session.open(trained.adapter, trained.memory, k=99)
+    with pytest.raises(UserError, match=r"--k: memory.k must be at least 1, not 0"):
+        Session.open(trained.adapter, trained.memory, k=0)
+
+
+def test_facts_of_a_file_serve_as_a_memory(trained):
+    session = Session.open(trained.adapter, facts=trained.facts)
+    assert len(session.system.memory) == 3
+    assert session.origin == trained.facts
+    assert session.system.memory.find("France", "capital", "Paris") is not None
+
+
+def test_the_example_facts_serve_where_there_is_no_memory(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = Session.open(trained.adapter)
+    assert session.origin == start.EXAMPLES
+    memory = session.system.memory
+    assert len(memory) >= 40
+    assert memory.find("France", "capital", "Paris") is not None
+
+
+def test_the_trained_adapter_goes_before_the_shipped_one(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "PRETRAINED", trained.adapter)
+    assert Session.open().adapter == trained.adapter
+    mine = start.shared_paths().adapters / "ours"
+    shutil.copytree(trained.adapter, mine)
+    shutil.copytree(trained.memory, start.shared_paths().index)
+    session = Session.open()
+    assert session.adapter == mine
+    assert session.origin == start.shared_paths().index
+
+
+def test_no_adapter_at_all_names_what_was_tried(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "PRETRAINED", tmp_path / "shipped")
+    with pytest.raises(
+        UserError, match=r"no adapter: tried models/train/ours and .*shipped; run `make repro`"
+    ):
+        Session.open()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, r"adapter\.json: not found; --adapter must name a folder that `train` wrote"),
+        ("{", r"adapter\.json: damaged .*train again"),
+        ("[]", r"adapter\.json: damaged"),
+        ("{}", r"adapter\.json: damaged \(KeyError\('method'\)\)"),
+        ('{"method": {"alpha": 1.0, "gate": 2}}', r"not an adapter of `ours` \(unknown key method\.gate"),
+    ],
+)
+def test_another_adapter_is_refused(text, words, trained, tmp_path):
+    folder = shutil.copytree(trained.adapter, tmp_path / "ours")
+    (folder / "adapter.json").unlink()
+    if text is not None:
+        (folder / "adapter.json").write_text(text)
+    with pytest.raises(UserError, match=words):
+        Session.open(folder, trained.memory)
