@@ -96,6 +96,7 @@ def retrieval(**changes: Any) -> Retrieval:
         "hard_negatives": 2,
         "random_negatives": 4,
         "examples": 12,
+        "joint_rate": 0.1,
         "correction_steps": 2,
         "correction_weights": [1.0],
         "validation": 6,
