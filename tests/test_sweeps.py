@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ import yaml
 
 from pipeline.config import choices
 from tests.closure import ROOT
+from tests.model.tiny_systems import ours, training
 from tests.test_embed import some_tables
+from tests.test_tracking import records
+from tests.tiny import memory_settings, small_world, tiny_encoder, tiny_language_model
 from tests.workspace import git, placeholder_project
 
 
@@ -32,9 +36,35 @@ def embed_inputs(folder: Path) -> list[str]:
     return ["rotate.epochs=2", "rotate.batch_size=16", "rotate.device=cpu"]
 
 
+def train_inputs(folder: Path) -> list[str]:
+    """Write what `train` reads, with choices of its own beside those of conf/, and return what picks them."""
+    encoder, lm = tiny_encoder(folder / "encoder"), tiny_language_model(folder / "lm")
+    world = small_world(folder / "world")
+    world.indexed(encoder)
+    for source, target in (("tables", "data"), ("kv", "data"), ("index", "models")):
+        (folder / target).mkdir(exist_ok=True)
+        (folder / "world" / source).rename(folder / target / source)
+    chosen = {
+        "method": {"kind": "ours", **asdict(ours())},
+        "memory": asdict(memory_settings(entities=60)),
+        "lm": asdict(lm),
+        "encoder": asdict(encoder),
+        "train": asdict(training(Path("checkpoints"))) | {"checkpoints": "checkpoints"},
+    }
+    for group, values in chosen.items():
+        file = folder / "choices" / group / "tiny.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    picked = [f"{group}=tiny" for group in chosen]
+    return ["--config-dir", "choices", "logger=offline", "trainer=cpu", *picked]
+
+
 @pytest.mark.parametrize(
-    ("stage", "inputs", "key", "values", "result"),
-    [("embed", embed_inputs, "rotate.dimension", [4, 6], "embed.json")],
+    ("stage", "inputs", "key", "values", "result", "tracked"),
+    [
+        ("embed", embed_inputs, "rotate.dimension", [4, 6], "embed.json", 0),
+        ("train", train_inputs, "memory.k", [1, 3], "train.json", 2),
+    ],
 )
 def test_two_jobs_of_a_multirun_leave_comparable_results(
     stage: str,
@@ -42,13 +72,14 @@ def test_two_jobs_of_a_multirun_leave_comparable_results(
     key: str,
     values: list[int],
     result: str,
+    tracked: int,
     tmp_path: Path,
 ) -> None:
     """The command that a user types, on the real stage, with small inputs."""
     fixed = inputs(tmp_path)
     sweep = f"{key}={','.join(map(str, values))}"
     run(
-        *(sys.executable, "-m", f"pipeline.{stage}", "-m", sweep, *fixed),
+        *(sys.executable, "-m", f"pipeline.{stage}", "-m", *fixed, sweep),
         cwd=tmp_path,
         PYTHONPATH=str(ROOT),
     )
@@ -61,6 +92,14 @@ def test_two_jobs_of_a_multirun_leave_comparable_results(
     files = [sorted(file.name for file in folder.iterdir()) for folder in folders]
     assert files[0] == files[1], "both jobs leave the same files"
     assert not [name for name in files[0] if name.endswith((".log", "config.yaml"))]
+    runs = set()
+    for kept in (tmp_path / "wandb").glob("offline-run-*"):
+        found = {record.WhichOneof("record_type"): record for record in records(kept)}
+        assert found["exit"].exit.exit_code == 0
+        assert found["run"].run.run_group == stage, "one group a sweep"
+        runs.add(found["run"].run.display_name)
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == tracked
+    assert runs == ({folder.name for folder in folders} if tracked else set())
 
 
 @pytest.mark.soak

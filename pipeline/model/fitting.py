@@ -167,11 +167,11 @@ class Fitting(lightning.LightningModule):  # type: ignore[misc]
         slow = [p for n, p in named if n.startswith(self.system.fitted_before)]
         usual = [p for n, p in named if not n.startswith(self.system.fitted_before)]
         rate = self.settings.learning_rate
-        optimizer = torch.optim.AdamW(
-            [{"params": usual}, {"params": slow, "lr": rate * self.settings.retrieval.joint_rate}],
-            lr=rate,
-            weight_decay=self.settings.weight_decay,
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": usual},
+            {"params": slow, "lr": rate * self.settings.retrieval.joint_rate},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=self.settings.weight_decay)
 
         def share(step: int) -> float:
             rise = min(1.0, (step + 1) / max(1, self.settings.warmup))

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,8 @@ class OurSystem(System):
     Raises:
         UserError: the language model lacks a layer or a projection that `method` names.
     """
+
+    fitted_before: ClassVar[tuple[str, ...]] = ("heads.", "correction.")
 
     def __init__(self, method: Ours, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)

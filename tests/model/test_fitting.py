@@ -17,14 +17,10 @@ from pipeline.model.fitting import Batches, Fitting, Pool, Train, fit
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import CPU, dysk, opened, ours, rag, shaken, some_examples, training
+from tests.model.tiny_systems import CPU, LIGHTNING, dysk, opened, ours, rag, shaken, some_examples, training
 from tests.tiny import SmallWorld
 
-pytestmark = pytest.mark.filterwarnings(
-    # Lightning's own calls of torch, and its advice to load tiny data with many processes.
-    "ignore:.*LeafSpec:FutureWarning",
-    "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning",
-)
+pytestmark = LIGHTNING
 
 Fit = Callable[..., System]
 STEPS = 6
@@ -114,6 +110,46 @@ def test_a_loss_that_is_no_number_stops_the_run(fitted: Fit) -> None:
 
     with pytest.raises(UserError, match=r"step 0: the loss is nan; lower train\.learning_rate"):
         fitted("out", rag(), spoil)
+
+
+def gradient_of_nan(steps: set[int]) -> Callable[[System], None]:
+    """Return what makes the loss of some steps finite, and its gradient not."""
+
+    def change(system: System) -> None:
+        real, calls = system.losses, Counter[str]()
+
+        def losses(batch: Sequence[Example]) -> dict[str, Tensor]:
+            parts = real(batch)
+            if calls["losses"] in steps:
+                root = torch.sqrt(0 * next(p for p in system.parameters()).sum())
+                parts["loss"] = parts["loss"] + root  # 0, with a slope of 0 · ∞
+            calls["losses"] += 1
+            return parts
+
+        system.losses = losses  # type: ignore[method-assign]
+
+    return change
+
+
+def test_a_gradient_that_is_no_number_is_skipped_once(fitted: Fit, tmp_path: Path) -> None:
+    system = fitted("out", rag(), gradient_of_nan({2}))
+    assert all(parameter.isfinite().all() for parameter in system.parameters())
+    assert (tmp_path / "out" / "curve.csv").read_text(encoding="utf-8").count("\n") == STEPS + 1
+    with pytest.raises(UserError, match=r"the gradient is not finite, for the 2\. time; lower train\.learn"):
+        fitted("worse", rag(), gradient_of_nan({2, 3}))
+
+
+def test_what_was_fitted_before_moves_slowly(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    module = Fitting(system, training(tmp_path), 20, 0, Curve(tmp_path / "c", ["step"]))
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in system.named_parameters()}
+    slow = {name for name, rate in found.items() if rate == pytest.approx(0.01 * 0.1)}
+    assert slow == {name for name in found if name.startswith(("heads.", "correction."))}
+    assert all(found[name] == pytest.approx(0.01) for name in found.keys() - slow)
 
 
 def test_batches_have_the_shares_that_were_asked_for(tmp_path: Path) -> None:

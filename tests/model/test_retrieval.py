@@ -84,7 +84,8 @@ def test_the_correction_learns_what_the_heads_do_not_know(
     examples = some_examples(system, 8)
     heads = [p.detach().clone() for p in system.heads.parameters()]
     settings = retrieval(correction_steps=40, batch_size=8, learning_rate=0.05)
-    curve = fit_correction(system, examples, settings, quiet)
+    vectors = system.encoder.encode([example.text for example in examples])
+    curve = fit_correction(system, examples, vectors, settings, quiet)
     assert curve[-1]["aux_loss"] < curve[0]["aux_loss"]
     assert all(torch.equal(p, former) for p, former in zip(system.heads.parameters(), heads, strict=True))
     found = choose_weight(system, examples, [0.5, 1.0])
@@ -111,9 +112,10 @@ def test_a_correction_that_is_worth_nothing_gets_no_weight(
     [
         ({"steps": -1}, "train.retrieval: steps, negatives, examples and correction_steps can't be negative"),
         ({"random_negatives": -1}, "can't be negative"),
+        ({"joint_rate": 2.0}, r"train.retrieval.joint_rate must be in \[0, 1\], not 2.0"),
         ({"batch_size": 0}, "train.retrieval.batch_size must be at least 1, not 0"),
     ],
 )
-def test_values_out_of_range_are_errors(changes: dict[str, int], text: str) -> None:
+def test_values_out_of_range_are_errors(changes: dict[str, float], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         retrieval(**changes)

@@ -1,13 +1,12 @@
 """Sections at the size of the tiny models, and systems on the small world."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from pipeline.evaluation.systems import Method, open_system
-from pipeline.kg.facts import Graph
 from pipeline.model.closedbook import ClosedBook
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Train
@@ -15,11 +14,19 @@ from pipeline.model.ours import Ours
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Retrieval
 from pipeline.model.system import Example, System
+from pipeline.tracking import Logger
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 from tests.tiny import SmallWorld, memory_settings
 
 CPU = Trainer(accelerator="cpu", devices=1, hosts=1, strategy="auto")
+SILENT = Logger(mode="disabled", project="tests", entity=None, group=None, dir=Path())
+
+LIGHTNING = pytest.mark.filterwarnings(
+    # Lightning's own calls of torch, and its advice to load tiny data with many processes.
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning",
+)
 
 PROJECTIONS = {
     "llama": ["q_proj", "o_proj"],
@@ -89,6 +96,7 @@ def retrieval(**changes: Any) -> Retrieval:
         "hard_negatives": 2,
         "random_negatives": 4,
         "examples": 12,
+        "joint_rate": 0.1,
         "correction_steps": 2,
         "correction_weights": [1.0],
         "validation": 6,
@@ -139,8 +147,3 @@ def shaken(system: System, size: float = 0.3) -> None:
     with torch.no_grad():
         for parameter in system.parameters():
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
-
-
-def without_rows(graph: Graph, **tables: Any) -> Graph:
-    """Return `graph` with some of its tables in place of its own."""
-    return replace(graph, **tables)

@@ -1,0 +1,94 @@
+"""The stages after one another on the small world: every method is asked, and follows an update."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import Paths, UserError
+from pipeline.evaluate import evaluate
+from pipeline.evaluation.majority import Majority
+from pipeline.evaluation.runs import AFTER, BEFORE, KINDS, Evaluate
+from pipeline.kg.facts import read_table
+from pipeline.train import train
+from pipeline.weights import Encoder, LanguageModel
+from tests.model.tiny_systems import CPU, LIGHTNING, SILENT, closed_book, dysk, ours, rag, training
+from tests.tiny import SmallWorld, memory_settings
+
+pytestmark = LIGHTNING
+EVALUATE = Evaluate(
+    questions_per_split=4,
+    splits=[*BEFORE, *AFTER],
+    kinds=list(KINDS),
+    batch_size=3,
+    recall_at=[1, 5],
+    bootstrap_samples=20,
+)
+
+Ask = Callable[[Any, Paths], Path]
+
+
+@pytest.fixture
+def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
+    def run(method: Any, paths: Paths) -> Path:
+        memory = memory_settings(entities=60, N=100)
+        evaluate.run(method, memory, lm, encoder, EVALUATE, paths, 0, tmp_path / "answers")  # type: ignore[attr-defined]
+        return tmp_path / "answers"
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("ours", ours(share_floor=0.0, refuse_above=1.0)),
+        ("rag", rag()),
+        ("dysk", dysk()),
+        ("closed_book", closed_book()),
+        ("majority", Majority()),
+    ],
+)
+def test_a_method_is_trained_asked_and_updated(
+    name: str,
+    method: Any,
+    ask: Ask,
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    tmp_path: Path,
+) -> None:
+    paths = world.paths
+    if name in ("ours", "rag", "dysk"):
+        paths = replace(paths, adapters=tmp_path / "adapters")
+        out = paths.adapters / name
+        out.mkdir(parents=True)
+        memory, settings = memory_settings(entities=60), training(tmp_path / "checkpoints")
+        train.run(method, memory, lm, encoder, settings, CPU, SILENT, paths, 0, out)  # type: ignore[attr-defined]
+    out = ask(method, paths)
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    rows = pq.read_table(out / "answers.parquet").to_pylist()
+    asked = set(read_table(paths.kv, "questions")["split"].to_pylist())
+    wanted = {split for split in EVALUATE.splits if split.removesuffix("_after") in asked}
+    assert {"seen", "unseen", "unanswerable", "updated", "added", "unchanged_after"} <= wanted
+    assert metrics["splits"].keys() == wanted
+    assert metrics["method"] == name
+    live = [world.graph.live(0), world.graph.live(1)]
+    for row in rows:
+        assert all(live[row["split"] in AFTER][fact] for fact in row["facts"]), row
+        assert len(row["facts"]) == (3 if name in ("ours", "rag", "dysk") else 0)
+    updated = metrics["splits"]["updated"]
+    if name in ("ours", "rag", "dysk"):
+        # Every fact is a candidate, so what the update wrote is found, whatever the vectors are worth.
+        assert [row["candidate_place"] for row in rows if row["split"] == "updated"].count(0) == 0
+        assert updated["recall@5"] is not None
+    else:
+        assert updated["recall@5"] is updated["acc@1"] is None
+
+
+def test_a_method_that_was_not_trained_is_an_error(ask: Ask, world: SmallWorld, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rag/adapter\.safetensors: not found; train it first"):
+        ask(rag(), replace(world.paths, adapters=tmp_path))

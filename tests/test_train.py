@@ -1,0 +1,217 @@
+"""The stage `train` on the small world, for each method, and what it refuses."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.config import Paths, UserError
+from pipeline.evaluation.systems import NAMES
+from pipeline.kg.facts import read_table, write_table
+from pipeline.memory.graph import Correspondence
+from pipeline.model.fitting import Pool, Train
+from pipeline.model.ours import OurSystem
+from pipeline.train import _key, examples, fit_retrieval, train
+from pipeline.weights import Encoder, LanguageModel
+from tests.model.tiny_systems import (
+    CPU,
+    LIGHTNING,
+    SILENT,
+    dysk,
+    opened,
+    ours,
+    rag,
+    retrieval,
+    some_examples,
+    training,
+)
+from tests.tiny import SmallWorld, memory_settings
+
+pytestmark = LIGHTNING
+
+Stage = Callable[..., Path]
+
+
+@pytest.fixture
+def stage(world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Stage:
+    """Return a function that runs the stage into a folder of its own, with changes of its arguments."""
+
+    def run(method: Any, name: str, **changes: Any) -> Path:
+        given: dict[str, Any] = {
+            "method": method,
+            "memory": memory_settings(entities=60),
+            "lm": lm,
+            "encoder": encoder,
+            "train": training(tmp_path / "checkpoints"),
+            "trainer": CPU,
+            "logger": SILENT,
+            "paths": world.paths,
+            "seed": 0,
+            "out": tmp_path / name,
+        }
+        given["out"].mkdir(parents=True)
+        train.run(**(given | changes))  # type: ignore[attr-defined]
+        return tmp_path / name
+
+    return run
+
+
+@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+def test_the_stage_writes_an_adapter_its_curve_and_figures(
+    method: Any, stage: Stage, world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    out = stage(method, "first")
+    figures = json.loads((out / "train.json").read_text(encoding="utf-8"))
+    state = load_file(out / "adapter.safetensors")
+    fresh = opened(method, world, lm, encoder).state_dict()
+    assert {name: value.shape for name, value in state.items()} == {
+        name: value.shape for name, value in fresh.items()
+    }
+    assert any(not torch.equal(value, fresh[name]) for name, value in state.items())
+    assert figures["method"] == NAMES[type(method)]
+    assert (figures["steps"], figures["examples"], figures["seed"]) == (3, 9, 0)
+    count = sum(value.numel() for name, value in state.items() if name != "correction.beta")
+    assert figures["parameters"] == count
+    assert ("correction" in figures) == (out / "retrieval.csv").is_file() == (method == ours())
+    with (out / "curve.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    kept = json.loads((out / "adapter.json").read_text(encoding="utf-8"))
+    assert kept.keys() == {"method", "memory", "lm", "encoder"}
+    assert list((tmp_path / "checkpoints").iterdir()) == [], "a finished run leaves no checkpoint"
+    again = stage(method, "second")
+    for name in ("adapter.safetensors", "adapter.json", "curve.csv"):
+        assert (out / name).read_bytes() == (again / name).read_bytes()
+    other = stage(method, "third", seed=1)
+    assert (out / "adapter.safetensors").read_bytes() != (other / "adapter.safetensors").read_bytes()
+
+
+def test_a_killed_stage_goes_on_from_its_checkpoint(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader's loss fails once at the third step, after the checkpoint of the second."""
+    whole = stage(ours(), "whole")
+    calls = []
+
+    class StoppedError(Exception):
+        pass
+
+    real = OurSystem.losses
+
+    def losses(self: OurSystem, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise StoppedError
+        return real(self, batch)
+
+    monkeypatch.setattr(OurSystem, "losses", losses)
+    with pytest.raises(StoppedError):
+        stage(ours(), "killed")
+    assert len(list((tmp_path / "checkpoints").glob("*/last.ckpt"))) == 1
+    resumed = stage(ours(), "resumed")
+    assert len(calls) == 4, "one step was left"
+    for name in ("adapter.safetensors", "curve.csv", "retrieval.csv"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+
+
+def test_a_method_without_steps_is_an_error(stage: Stage, tmp_path: Path) -> None:
+    settings = training(tmp_path, steps={"ours": 1, "rag": 1})
+    with pytest.raises(UserError, match=r"train\.steps names no 'dysk'; it has ours, rag"):
+        stage(dysk(), "out", train=settings)
+
+
+def kept(world: SmallWorld, folder: Path, splits: set[str]) -> Paths:
+    """Return the world's paths with only the questions of `splits`."""
+    table = read_table(world.paths.kv, "questions").to_pylist()
+    rows = [row for row in table if row["split"] in splits]
+    write_table(folder, "questions", {name: [row[name] for row in rows] for name in table[0]})
+    write_table(folder, "relations", read_table(world.paths.kv, "relations").to_pydict())
+    return replace(world.paths, kv=folder)
+
+
+def test_examples_are_the_training_questions_whose_facts_the_memory_holds(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(rag(), world, lm, encoder)
+    pool, valid = examples(system, world.graph, world.paths)
+    live = world.graph.live(0)
+    table = read_table(world.paths.kv, "questions").to_pylist()
+    table = [row for row in table if row["kind"] == "unanswerable" or live[row["facts"]].any()]
+    for kind, found in (("template", pool.template), ("human", pool.human)):
+        wanted = [row for row in table if row["split"] == "train" and row["kind"] == kind]
+        assert len(found) == len(wanted) > 0
+        for example, row in zip(found, wanted, strict=True):
+            assert (example.text, example.answers) == (row["text"], tuple(row["answers"]))
+            tails = {system.memory.fact(fact).tail_label for fact in example.gold}
+            assert tails <= set(row["answers"])
+            assert len(example.gold) == len(row["facts"])
+    assert all(example.gold == () for example in pool.unanswerable)
+    assert valid
+    assert all(example.gold for example in valid)
+    same = Correspondence(world.graph, system.memory)
+    heads = {system.memory.fact(f).head for e in valid for f in e.gold}
+    folds = world.graph.facts["fold"].to_pylist()
+    assert {folds[same.fact(f)] for e in valid for f in e.gold} == {"valid"}
+    assert heads.isdisjoint(system.memory.fact(f).head for e in pool.template for f in e.gold)
+
+
+def test_no_question_to_train_or_validate_with_is_an_error(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    system = opened(rag(), world, lm, encoder)
+    with pytest.raises(UserError, match="no training question in it; check conf/splits and conf/synthesis"):
+        examples(system, world.graph, kept(world, tmp_path / "a", {"valid"}))
+    with pytest.raises(UserError, match=r"no validation question in it; raise splits\.valid in conf/splits"):
+        examples(system, world.graph, kept(world, tmp_path / "b", {"train"}))
+
+
+@pytest.mark.parametrize("layout", ["factored", "slot"])
+@pytest.mark.parametrize(
+    ("human", "changes"),
+    [(2, {}), (0, {}), (2, {"examples": 0, "correction_steps": 0}), (0, {"examples": 100, "validation": 0})],
+)
+def test_the_retrieval_is_fitted_to_a_sample_of_either_kind(
+    layout: str,
+    human: int,
+    changes: dict[str, int],
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    tmp_path: Path,
+) -> None:
+    system = opened(ours(), world, lm, encoder, layout=layout)
+    known = some_examples(system, 20)
+    start = {name: p.detach().clone() for name, p in system.heads.named_parameters()}
+    pool = Pool(known[human:], known[:human], [])
+    figures = fit_retrieval(system, pool, known[:8], retrieval(**changes), 0, tmp_path)
+    tried = {"0", "1"} if changes.get("correction_steps", 2) else {"0"}
+    assert figures.keys() == tried | {"chosen"}
+    moved = {name for name, p in system.heads.named_parameters() if not torch.equal(p, start[name])}
+    idle = {name for name in start if name.startswith(("relation", "map"))}
+    assert moved == start.keys() - (idle if layout == "slot" else set())
+    with (tmp_path / "retrieval.csv").open(encoding="utf-8") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def test_checkpoints_are_shared_by_the_same_configuration_and_inputs_only(
+    world: SmallWorld, tmp_path: Path
+) -> None:
+    def key(settings: Train, paths: Paths, **sections: Any) -> str:
+        return _key({"train": settings, "method": ours(), "seed": 0} | sections, paths)
+
+    settings = training(tmp_path)
+    keys = [
+        key(settings, world.paths),
+        key(settings, world.paths, seed=1),
+        key(settings, world.paths, method=ours(rank=3)),
+        key(replace(settings, learning_rate=0.5), world.paths),
+        key(settings, kept(world, tmp_path / "a", {"train"})),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(training(tmp_path), world.paths) == keys[0]
