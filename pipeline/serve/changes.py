@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import UserError
-from pipeline.memory.store import Fact, KnowledgeMemory
+from pipeline.memory.facts import Fact
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.serve.labels import SHOWN, Labels
 
 LONGEST = 300

@@ -11,7 +11,9 @@ import yaml
 from pipeline.config import CONF, ROOT, ConfigError, Paths, UserError, section
 from pipeline.kg.sources.triples import read_triples
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.store import Fact, KnowledgeMemory, Memory
+from pipeline.memory.facts import Fact
+from pipeline.memory.settings import Memory
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.adapter import load_adapter
 from pipeline.model.ours import Ours, OurSystem
 from pipeline.model.reader import Reader
