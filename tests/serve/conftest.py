@@ -1,44 +1,28 @@
-"""A trained folder, small: the adapter of an untrained system, and the memory of the small world."""
+from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.model.adapter import save_adapter
-from pipeline.serve.session import Session
-from pipeline.weights import Encoder, LanguageModel
-from tests.tiny import SmallWorld, memory_settings
-
-FACTS = "head\trelation\ttail\nFrance\tcapital\tParis\nFrance\tcurrency\teuro\nPeru\tcapital\tLima\n"
-
-
-@dataclass(frozen=True)
-class Trained:
-    adapter: Path
-    memory: Path
-    facts: Path
+if TYPE_CHECKING:
+    from pipeline.serve.session import Session
+    from pipeline.weights import Encoder, LanguageModel
+    from tests.serve.small import Trained
+    from tests.tiny import SmallWorld
 
 
 @pytest.fixture(scope="session")
 def trained(
     world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
-    from tests.model.tiny_systems import opened, ours
+    from tests.serve.small import trained_folder
 
-    folder = tmp_path_factory.mktemp("trained")
-    method = ours(refuse_above=1.0)
-    # A random encoder puts any entity near a question, so the search looks at all of them.
-    memory = memory_settings(entities=1000)
-    system = opened(method, world, lm, encoder)
-    sections = {"method": method, "memory": memory, "lm": lm, "encoder": encoder}
-    save_adapter(system, folder / "ours", sections)
-    facts = folder / "facts.tsv"
-    facts.write_text(FACTS, encoding="utf-8")
-    return Trained(folder / "ours", world.paths.index, facts)
+    return trained_folder(world, lm, encoder, tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
 def session(trained: Trained) -> Session:
     """On the memory of the small world, where Q0 is Aland."""
+    from pipeline.serve.session import Session
+
     return Session.open(trained.adapter, trained.memory)

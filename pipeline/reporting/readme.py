@@ -1,0 +1,147 @@
+"""Fills the marked blocks of README.md from the files they report: `python -m pipeline.reporting.readme`.
+
+A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`: `dag` is drawn from dvc.yaml, `results`
+comes from reports/metrics.json, `gpu` from the JSON files below reports/h100/, `ledger` from
+reports/acceptance.json. The same files give the same text.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import ROOT, UserError
+from pipeline.reporting.content import SPLITS
+from pipeline.reporting.gather import Figures, read_json
+from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, percent
+
+METHODS = ("ours", "rag", "dysk", "majority", "closed_book")
+"""The order of the columns; further methods follow by name."""
+
+
+def filled(text: str, root: Path) -> str:
+    """Return `text` with every marked block written anew from the files below `root`.
+
+    Raises:
+        UserError: a marker lacks its other end or has an unknown name, or a file is damaged.
+    """
+    marks: list[tuple[str, str]] = re.findall(r"<!-- (\w+):(begin|end) -->", text)
+    pairs = list(zip(marks[::2], marks[1::2], strict=False))
+    if len(marks) % 2 or any(first != (last[0], "begin") or last[1] != "end" for first, last in pairs):
+        raise UserError("README.md: every <!-- NAME:begin --> needs its <!-- NAME:end --> after it")
+    for (name, _), _ in pairs:
+        if name not in BLOCKS:
+            raise UserError(f"README.md: no block {name!r}; the blocks are {', '.join(BLOCKS)}")
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        head, _, rest = text.partition(begin)
+        text = f"{head}{begin}\n{BLOCKS[name](root)}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def dag(root: Path) -> str:
+    """Return the stages of dvc.yaml as a Mermaid graph, an arrow from each to those that read its output.
+
+    An arrow that a way of several arrows implies is left out.
+    """
+    stages: dict[str, Any] = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    writer = {path: name for name, stage in stages.items() for path in _expanded(stage, "outs")}
+    lines = ["```mermaid", "graph LR"]
+    for name, stage in stages.items():
+        items = ", ".join(stage.get("matrix", {}).get("method", []))
+        lines.append(f'  {name}["{name}{f"<br/>{items}" if items else ""}"]')
+    above: dict[str, set[str]] = {}
+    for name, stage in stages.items():  # dvc.yaml lists a stage after those that it reads from
+        read = {writer[path] for path in _expanded(stage, "deps") if path in writer}
+        implied = set().union(*(above[source] for source in read))
+        above[name] = read | implied
+        lines += [f"  {source} --> {name}" for source in stages if source in read - implied]
+    return "\n".join([*lines, "```"])
+
+
+def results(root: Path) -> str:
+    """Return the exact match of each method on each split, as the last committed run measured it."""
+    file = root / "reports" / "metrics.json"
+    if not file.is_file():
+        return "_Not measured yet: `make repro` writes reports/metrics.json._"
+    return _exact_match(read_json(file)["evaluate"])
+
+
+def gpu(root: Path) -> str:
+    """Return one table of exact match for each measurement on a GPU."""
+    shown = []
+    for file in sorted((root / "reports" / "h100").rglob("*.json")):
+        figures = read_json(file)
+        if isinstance(figures.get("evaluate"), dict):
+            name = file.relative_to(root / "reports" / "h100").with_suffix("").as_posix()
+            shown.append(f"**{name.removesuffix('/metrics')}**\n\n{_exact_match(figures['evaluate'])}")
+    return "\n\n".join(shown) or "_Not measured yet._"
+
+
+def ledger(root: Path) -> str:
+    """Return how many lines of each issue hold, and which don't, with the reason."""
+    file = root / "reports" / "acceptance.json"
+    try:
+        rows: list[Figures] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{file}: can't be read ({error}); restore it from the repository") from error
+    if not rows:
+        return "_Nothing is in the ledger yet._"
+    lines = []
+    for issue in sorted({row["issue"] for row in rows}):
+        of_issue = [row for row in rows if row["issue"] == issue]
+        short = [row for row in of_issue if not row["holds"]]
+        lines.append(f"- Issue {issue}: {len(of_issue) - len(short)} of {len(of_issue)} lines hold.")
+        lines += [
+            f"  - Not yet: {row['line']} (wanted {row['target']}, measured {row['figure']['value']}): "
+            f"{row.get('reason', 'no reason given')}"
+            for row in short
+        ]
+    return "\n".join(lines)
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {"dag": dag, "results": results, "gpu": gpu, "ledger": ledger}
+
+
+def _exact_match(evaluated: Figures) -> str:
+    methods = [name for name in METHODS if name in evaluated] + sorted(evaluated.keys() - set(METHODS))
+    rows = []
+    for split in SPLITS:
+        found = [evaluated[name].get(split) for name in methods]
+        cells = [_em(figures) for figures in found]
+        if any(cell is not MISSING for cell in cells):
+            counts = sorted({figures["n"] for figures in found if figures})
+            count = Cell("–".join(f"{n:,}" for n in counts))
+            rows.append([Cell(split), Cell(SPLITS[split]), count, *best_marked(cells)])
+    return Table(["split", "what it asks", "n", *methods], rows).markdown()
+
+
+def _em(figures: Figures | None) -> Cell:
+    if not figures or "em" not in figures:
+        return MISSING
+    return percent({"mean": figures["em"], "low": figures["em_low"], "high": figures["em_high"]})
+
+
+def _expanded(stage: dict[str, Any], kind: str) -> set[str]:
+    paths = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in stage[kind]]
+    items = stage.get("matrix", {}).get("method", [""])
+    return {path.replace("${item.method}", item) for path in paths for item in items}
+
+
+def main() -> None:
+    """Write README.md anew and say whether it changed."""
+    file = ROOT / "README.md"
+    before = file.read_text(encoding="utf-8")
+    try:
+        after = filled(before, ROOT)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    file.write_text(after, encoding="utf-8")
+    sys.stdout.write(f"{file.name}: {'unchanged' if before == after else 'written anew'}\n")
+
+
+if __name__ == "__main__":
+    main()
