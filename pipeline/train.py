@@ -23,7 +23,7 @@ from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Pool, Train, fit
 from pipeline.model.ours import Ours, OurSystem
 from pipeline.model.rag import Rag
-from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads
+from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads, fit_null
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve, Logger, run
 from pipeline.trainer import Trainer
@@ -64,7 +64,9 @@ def train(
     with run(logger, out, {**sections, "seed": seed}) as tracked:
         figures: dict[str, Any] = {"method": name, "seed": seed}
         if isinstance(system, OurSystem):
-            figures["correction"] = fit_retrieval(system, pool, valid, train.retrieval, seed, out)
+            figures["correction"] = fit_retrieval(
+                system, pool, valid, train.retrieval, train.unanswerable, seed, out
+            )
         figures["retrieval_seconds"] = time.perf_counter() - began
         _seed(seed)
         steps = train.steps[name]
@@ -129,19 +131,13 @@ def fit_retrieval(
     pool: Pool,
     valid: Sequence[Example],
     settings: Retrieval,
+    unanswerable: float,
     seed: int,
     out: Path,
 ) -> dict[str, float]:
-    """Fit the heads, then the correction by early states, and choose its weight on validation questions."""
+    """Fit the heads, then the correction by early states and its weight, then the null fact."""
     draw = random.Random(seed)
-    known = [*pool.template, *pool.human]
-    if pool.human and settings.examples:  # a sample holds as many of either kind where it can
-        half = min(len(pool.human), settings.examples // 2)
-        known = draw.sample(list(pool.human), half) + draw.sample(
-            list(pool.template), min(len(pool.template), settings.examples - half)
-        )
-    elif settings.examples and len(known) > settings.examples:
-        known = draw.sample(known, settings.examples)
+    known = _balanced(pool, settings.examples, draw)
     vectors = system.encoder.encode([e.text for e in known], lambda b: _bar(b, "questions"))
     triples = system.memory.triples[[e.gold[0] for e in known]]
     first = triples[:, 0]
@@ -159,7 +155,22 @@ def fit_retrieval(
     if settings.correction_steps:
         fit_correction(system, known, vectors, settings, _bar)
         weights = settings.correction_weights
-    return choose_weight(system, held, weights)
+    accuracy = choose_weight(system, held, weights)
+    if pool.unanswerable:
+        count = settings.null_examples
+        some = [draw.sample(list(e), min(len(e), count)) for e in (known, pool.unanswerable)]
+        fit_null(system, *some, unanswerable, settings, _bar)
+    return accuracy
+
+
+def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:
+    """Return training questions, two templated ones for one that a person wrote, where there are such."""
+    human = list(pool.human)
+    template = list(pool.template)
+    if human and len(template) > 2 * len(human):
+        template = draw.sample(template, 2 * len(human))
+    known = human + template
+    return draw.sample(known, limit) if 0 < limit < len(known) else known
 
 
 def _bar(items: Iterable[Any], title: str) -> Iterable[Any]:

@@ -45,6 +45,11 @@ class Groups:
         """The number of groups without a member."""
         return int((self.start[1:] == self.start[:-1]).sum())
 
+    @cached_property
+    def filled(self) -> Int[Tensor, " n"]:
+        """The groups that have a member."""
+        return torch.nonzero(self.start[1:] > self.start[:-1])[:, 0]
+
     def __getitem__(self, group: int) -> list[int]:
         if group + 1 >= len(self.start):  # a group that came after these were built
             return []

@@ -98,7 +98,7 @@ class KnowledgeMemory:
             self._facts.remove(superseded)
         rows = self._facts.add(wanted)
         self._index = None
-        if entities or len(self.slots) != slots:
+        if self.settings.layout == "factored" or len(self.slots) != slots:
             self._searcher = None
         return Receipt(rows, len(entities), len(relations), sorted(superseded))
 
@@ -123,6 +123,8 @@ class KnowledgeMemory:
             rows[row] = None
         self._facts.remove(rows)
         self._index = None
+        if self.settings.layout == "factored":
+            self._searcher = None
         return Receipt(list(rows))
 
     def find(self, head: str, relation: str, tail: str) -> int | None:
@@ -187,7 +189,9 @@ class KnowledgeMemory:
             entity = best.gather(1, owner)
             relation = torch.zeros_like(entity)
         else:
-            best, groups = self._nearest(self.entities).search(query.key, self.settings.entities)
+            heads = adjacency.by_head.filled  # an entity that heads no fact would only take a place
+            best, places = self._nearest(self.entities, heads).search(query.key, self.settings.entities)
+            groups = heads[places]
             facts, owner, valid = adjacency.by_head.expand(groups)
             entity = best.gather(1, owner)
             logits = query.relation.float() @ self.relations.vectors.float().T
@@ -248,10 +252,11 @@ class KnowledgeMemory:
         self._slot_of = np.concatenate([self._slot_of, np.array(fresh, dtype=np.int64)])
         return self._slot_of
 
-    def _nearest(self, names: Names) -> Searcher:
+    def _nearest(self, names: Names, rows: Int[Tensor, " n"] | None = None) -> Searcher:
         if self._searcher is None:
             s = self.settings
-            self._searcher = searcher(names.vectors, s.backend, s.links, s.lists, s.probes)
+            vectors = names.vectors if rows is None or len(rows) == len(names) else names.vectors[rows]
+            self._searcher = searcher(vectors, s.backend, s.links, s.lists, s.probes)
         return self._searcher
 
     @property

@@ -67,16 +67,21 @@ class RetrievalHeads(nn.Module):
 class NullFact(nn.Module):
     """The score of "no fact answers this", beside the scores of the candidates.
 
-    It is the best candidate's score plus a linear function of how well that candidate fits: its entity's
-    cosine, its relation's log-probability, its lead over the second. Adding a constant to all scores thus
-    changes no probability. Its inputs carry no gradient: refusing must not reshape the retrieval.
+    It is the best candidate's score plus a small perceptron of how well that candidate fits: its entity's
+    cosine, its relation's log-probability, its lead over the second and its share of all candidates. Adding
+    a constant to all scores thus changes no probability. Its inputs carry no gradient: refusing must not
+    reshape the retrieval.
+
+    Args:
+        width: inner width of the perceptron.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(3, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.constant_(self.linear.bias, -3.0)
+        self.inner = nn.Linear(4, width)
+        self.outer = nn.Linear(width, 1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.constant_(self.outer.bias, -3.0)
 
     def forward(
         self, scores: CandidateScores, found: Candidates, scale: Float[Tensor, ""]
@@ -88,19 +93,31 @@ class NullFact(nn.Module):
             found: the candidates with the parts of their scores, in the same order.
             scale: nats a unit of an entity's cosine.
         """
-        with torch.no_grad():
-            best, place = scores.max(dim=-1, keepdim=True)
-            second = scores.scatter(1, place, -torch.inf).max(dim=-1, keepdim=True).values
-            features = torch.cat(
-                [
-                    found.entity.gather(1, place) / scale,
-                    found.relation.gather(1, place).clamp(min=-20.0) / 10.0,
-                    (best - second).clamp(max=20.0) / 10.0,
-                ],
-                dim=-1,
-            )
-        fit: Tensor = self.linear(features.nan_to_num(posinf=2.0, neginf=-2.0))
-        return best.detach().clamp(min=-1e4) + fit
+        best = scores.detach().max(dim=-1, keepdim=True).values.clamp(min=-1e4)
+        return best + self.margin(self.features(scores, found, scale))
+
+    def margin(self, features: Float[Tensor, "B 4"]) -> Float[Tensor, "B 1"]:
+        """Return how far the null fact stands above the best candidate, in nats."""
+        margin: Tensor = self.outer(F.gelu(self.inner(features)))
+        return margin
+
+    @torch.no_grad()
+    def features(
+        self, scores: CandidateScores, found: Candidates, scale: Float[Tensor, ""]
+    ) -> Float[Tensor, "B 4"]:
+        """Return how well the best candidate fits, each feature of the order of one."""
+        best, place = scores.max(dim=-1, keepdim=True)
+        second = scores.scatter(1, place, -torch.inf).max(dim=-1, keepdim=True).values
+        features = torch.cat(
+            [
+                found.entity.gather(1, place) / scale,
+                found.relation.gather(1, place).clamp(min=-20.0) / 10.0,
+                (best - second).clamp(max=20.0) / 10.0,
+                best - scores.logsumexp(dim=-1, keepdim=True),
+            ],
+            dim=-1,
+        )
+        return features.nan_to_num(nan=-2.0, posinf=2.0, neginf=-2.0)
 
 
 class StateCorrection(nn.Module):

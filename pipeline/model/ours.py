@@ -40,6 +40,8 @@ class Ours:
     """Nats a unit of cosine of the entity, before training."""
     relation_scale: float
     """Nats a unit of cosine of the relation, before training."""
+    null_width: int
+    """Inner width of the null fact's perceptron."""
     state_layer: int
     """Layers after which the language model's own states correct the scores."""
     fact_window: int
@@ -82,7 +84,7 @@ class OurSystem(System):
         UserError: the language model lacks a layer or a projection that `method` names.
     """
 
-    fitted_before: ClassVar[tuple[str, ...]] = ("heads.", "correction.")
+    fitted_before: ClassVar[tuple[str, ...]] = ("heads.", "correction.", "null.")
 
     def __init__(self, method: Ours, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
@@ -95,7 +97,7 @@ class OurSystem(System):
         self.heads = RetrievalHeads(
             encoder.dimension, method.head_width, method.entity_scale, method.relation_scale
         )
-        self.null = NullFact()
+        self.null = NullFact(method.null_width)
         self.correction = StateCorrection(reader.hidden, encoder.dimension)
         self.temperature = nn.Parameter(torch.tensor(1.0))
         self.lowrank = LowRank(
@@ -136,6 +138,9 @@ class OurSystem(System):
             facts = with_gold(self.memory.search(query).facts, batch)
         found = self.scored(questions, query, facts)
         gold = gold_mask(facts, batch)
+        # A question without an answer teaches when to refuse, not what to find.
+        held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
+        found = found._replace(scores=held)
         null = self.null(found.scores, found, self.heads.entity_log_scale.exp())
         aux = auxiliary_loss(found.scores, gold, null)
         selected = self._training_selection(found.scores, gold)

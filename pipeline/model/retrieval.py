@@ -45,6 +45,12 @@ class Retrieval:
     """Weights β that are tried on validation questions; 0 is always among them."""
     validation: int
     """Validation questions that choose β."""
+    null_steps: int
+    """Steps of the null fact over all its questions at once."""
+    null_examples: int
+    """Training questions of either kind, with and without an answer, that fit the null fact."""
+    null_learning_rate: float
+    """Of the null fact."""
 
     def __post_init__(self) -> None:
         if (
@@ -82,7 +88,9 @@ def fit_heads(
         One row a step: step, aux_loss and the share of questions whose entity comes first in the batch.
     """
     keys = (memory.slots if memory.settings.layout == "slot" else memory.entities).vectors.float()
-    relations = memory.relations.vectors.float()
+    # A relation that no training question asks for must not be learned as one that nobody ever means.
+    asked, place = slots[:, 1].unique(return_inverse=True)
+    relations = memory.relations.vectors.float()[asked]
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -93,7 +101,7 @@ def fit_heads(
             group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         drawn = torch.randint(len(vectors), (size,), device=vectors.device)
         query = heads(vectors[drawn])
-        gold, relation = slots[drawn].T
+        gold, relation = slots[drawn, 0], place[drawn]
         entity_loss, first = _contrast(query.key, keys, gold, settings)
         loss = entity_loss
         if memory.settings.layout == "factored":
@@ -163,6 +171,51 @@ def fit_correction(
         optimizer.step()
         curve.append({"step": step, "aux_loss": loss.item()})
     return curve
+
+
+def fit_null(
+    system: OurSystem,
+    answerable: Sequence[Example],
+    unanswerable: Sequence[Example],
+    share: float,
+    settings: Retrieval,
+    steps: Steps,
+) -> None:
+    """Fit the null fact by logistic regression on what the retrieval finds, the retrieval held still.
+
+    p(null) = σ(m - log Σ exp(s - max s)) with the null fact's margin m over the best candidate.
+
+    Args:
+        system: its null fact is fitted, in place.
+        answerable: training questions with gold facts.
+        unanswerable: training questions without.
+        share: of unanswerable questions that the probabilities are calibrated to.
+        settings: steps and learning rate.
+        steps: wraps the iteration, for a progress bar.
+    """
+    kinds = [(answerable, 0.0, 1 - share), (unanswerable, 1.0, share)]
+    features, offsets, targets, weights = [], [], [], []
+    for examples, target, weight in kinds:
+        for start in range(0, len(examples), 64):
+            texts = [example.text for example in examples[start : start + 64]]
+            with torch.no_grad():
+                query = system.query(texts)
+                found = system.scored(texts, query, system.memory.search(query).facts)
+                features.append(
+                    system.null.features(found.scores, found, system.heads.entity_log_scale.exp())
+                )
+                best = found.scores.max(dim=-1, keepdim=True).values
+                offsets.append((found.scores - best).logsumexp(dim=-1, keepdim=True).nan_to_num())
+            targets.append(torch.full_like(offsets[-1], target))
+            weights.append(torch.full_like(offsets[-1], weight / len(examples)))
+    inputs, offset, target, weight = map(torch.cat, (features, offsets, targets, weights))
+    optimizer = torch.optim.Adam(system.null.parameters(), lr=settings.null_learning_rate)
+    for _ in steps(range(settings.null_steps), "null fact"):
+        logits = system.null.margin(inputs) - offset
+        loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
 
 
 @torch.no_grad()
