@@ -23,7 +23,14 @@ from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Pool, Train, fit
 from pipeline.model.ours import Ours, OurSystem
 from pipeline.model.rag import Rag
-from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads, fit_null
+from pipeline.model.retrieval import (
+    Retrieval,
+    choose_threshold,
+    choose_weight,
+    fit_correction,
+    fit_heads,
+    fit_null,
+)
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve, Logger, run
 from pipeline.trainer import Trainer
@@ -85,6 +92,8 @@ def train(
             progress=True,
         )
         figures["seconds"] = time.perf_counter() - started
+        if isinstance(system, OurSystem):
+            figures["refusal"] = choose_threshold(system, valid, system.method.refuse_answerable)
         figures |= {
             "steps": steps,
             "skipped_steps": skipped,
@@ -114,7 +123,7 @@ def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Exa
         if split not in ("train", "valid"):
             continue
         gold = tuple(row for fact in facts if (row := same.row(fact)) is not None)
-        example = Example(text, tuple(answers), gold)
+        example = Example(text, tuple(answers), gold, kind)
         if split == "train" and kind in kinds and bool(gold) != (kind == "unanswerable"):
             kinds[kind].append(example)
         elif split == "valid" and gold:

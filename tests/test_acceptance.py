@@ -6,9 +6,9 @@ from pipeline.config import ROOT
 from pipeline.reporting.ledger import figure_at, problems
 
 ROW = {
-    "issue": 7,
-    "line": "EM on unseen",
-    "target": "≥ 90 %",
+    "issue": "end-to-end",
+    "line": 2,
+    "target": "EM on unseen ≥ 90 %",
     "figure": {"path": "evaluate.ours.unseen.em", "value": 0.98},
     "holds": True,
     "source": "reports/metrics.json",
@@ -46,8 +46,8 @@ def test_a_row_that_is_right_raises_no_problem(change, tmp_path):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"issue": "7"}, "issue must be a int, not '7'"),
-        ({"line": ""}, "line must be a str, not ''"),
+        ({"issue": 7}, "issue must be a str, not 7"),
+        ({"line": "2"}, "line must be a int, not '2'"),
         ({"command": None}, "command must be a str, not None"),
         ({"holds": 1}, "holds must be a bool, not 1"),
         ({"remark": "x"}, "unknown field 'remark'"),
@@ -67,7 +67,10 @@ def test_a_row_that_is_right_raises_no_problem(change, tmp_path):
         ),
         ({"holds": False, "target": "all of it"}, "does not hold and gives no reason"),
         ({"target": "> 0.98"}, "holds is True, but 0.98 against '> 0.98' says otherwise"),
-        ({"holds": False, "reason": "?"}, "holds is False, but 0.98 against '≥ 90 %' says otherwise"),
+        (
+            {"holds": False, "reason": "?"},
+            "holds is False, but 0.98 against 'EM on unseen ≥ 90 %' says otherwise",
+        ),
     ],
 )
 def test_a_row_that_is_wrong_is_named(change, problem, tmp_path):

@@ -72,9 +72,13 @@ class NullFact(nn.Module):
     a constant to all scores thus changes no probability. Its inputs carry no gradient: refusing must not
     reshape the retrieval.
 
+    `threshold` is the probability above which a question is refused; see `pipeline.model.retrieval`.
+
     Args:
         width: inner width of the perceptron.
     """
+
+    threshold: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -82,6 +86,7 @@ class NullFact(nn.Module):
         self.outer = nn.Linear(width, 1)
         nn.init.zeros_(self.outer.weight)
         nn.init.constant_(self.outer.bias, -3.0)
+        self.register_buffer("threshold", torch.tensor(0.5))
 
     def forward(
         self, scores: CandidateScores, found: Candidates, scale: Float[Tensor, ""]

@@ -50,8 +50,8 @@ class Ours:
     """Tokens of facts whose keys and values are kept."""
     share_floor: float
     """A fact with a smaller probability than this is not read."""
-    refuse_above: float
-    """Probability of the null fact above which the answer is "I don't know"."""
+    refuse_answerable: float
+    """Share of answerable validation questions, of either kind, that may be refused: sets the threshold."""
     answer_tokens: int
     """Longest answer."""
     alpha: float
@@ -60,8 +60,8 @@ class Ours:
     def __post_init__(self) -> None:
         if not 0 <= self.share_floor < 1:
             raise ValueError(f"method.share_floor must be in [0, 1), not {self.share_floor}")
-        if not 0 < self.refuse_above <= 1:
-            raise ValueError(f"method.refuse_above must be in (0, 1], not {self.refuse_above}")
+        if not 0 <= self.refuse_answerable < 1:
+            raise ValueError(f"method.refuse_answerable must be in [0, 1), not {self.refuse_answerable}")
         if self.rank < 1 or self.answer_tokens < 1 or self.fact_window < 1 or self.state_layer < 1:
             raise ValueError("method.rank, answer_tokens, fact_window and state_layer must be at least 1")
         if self.head_width < 1 or self.fact_cache < 0 or min(self.entity_scale, self.relation_scale) <= 0:
@@ -130,6 +130,18 @@ class OurSystem(System):
         correction = self.correction.beta * self.correction(states, self.memory.keys(facts))
         return found._replace(scores=found.scores + correction)
 
+    @torch.no_grad()
+    def doubt(self, questions: Sequence[str]) -> list[float]:
+        """Return the probability that no fact answers, of each question."""
+        query = self.query(questions)
+        found = self.scored(questions, query, self.memory.search(query).facts)
+        return self._doubt(found).tolist()
+
+    def _doubt(self, found: Candidates) -> Tensor:
+        """Return the null fact's share among all candidates."""
+        null = self.null(found.scores, found, self.heads.entity_log_scale.exp())
+        return torch.log_softmax(torch.cat([found.scores, null], dim=-1), dim=-1)[:, -1].exp()
+
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Return L = L_LM + α·L_Aux and its parts; L_LM is taken over the answerable questions."""
         questions = [example.text for example in batch]
@@ -183,7 +195,7 @@ class OurSystem(System):
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
         null = self.null(ranked.scores, ranked, self.heads.entity_log_scale.exp())
-        refusal = torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp().tolist()
+        refusal = self._doubt(ranked).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         log_shares = shares(scores[:, :k], null, self.temperature).facts
         read, weights = [], []
@@ -192,7 +204,7 @@ class OurSystem(System):
             kept = [pair for pair in pairs if pair[1] >= self.method.share_floor] or pairs[:1]
             read.append([fact for fact, _ in kept])
             weights.append([weight for _, weight in kept])
-        refused = [share > self.method.refuse_above for share in refusal]
+        refused = [share > float(self.null.threshold) for share in refusal]
         texts = self._generate(questions, read, log_shares, refused)
         candidates = [[fact for fact in row if fact >= 0] for row in ranked.facts.tolist()]
         return Reply(texts, read, weights, candidates, refusal, refused)

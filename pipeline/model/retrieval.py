@@ -242,3 +242,26 @@ def choose_weight(
     chosen = max(accuracy, key=lambda weight: (accuracy[weight], -weight))
     system.correction.beta.fill_(chosen)
     return {f"{weight:g}": share for weight, share in accuracy.items()} | {"chosen": chosen}
+
+
+def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:
+    """Set the threshold so that at most `share` of answerable questions are refused, of each kind.
+
+    Args:
+        system: its null fact's threshold is set, to 0.5 at least.
+        examples: answerable validation questions.
+        share: of the questions of each kind that may be refused.
+
+    Returns:
+        The threshold, and under each kind the share of its questions that is refused with it.
+    """
+    doubts: dict[str, list[float]] = {}
+    for start in range(0, len(examples), 64):
+        batch = examples[start : start + 64]
+        for example, doubt in zip(batch, system.doubt([e.text for e in batch]), strict=True):
+            doubts.setdefault(example.kind, []).append(doubt)
+    limits = [torch.tensor(values).quantile(1 - share, interpolation="higher") for values in doubts.values()]
+    system.null.threshold.fill_(max(0.5, *map(float, limits)))
+    threshold = float(system.null.threshold)
+    refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}
+    return {"threshold": threshold, **refused}

@@ -24,6 +24,8 @@ class Example:
     answers: tuple[str, ...]
     gold: tuple[int, ...]
     """Ids of the facts that answer it, in the memory; none where it is unanswerable."""
+    kind: str = "template"
+    """Who wrote it: `template`, `human` …"""
 
 
 @dataclass(frozen=True)

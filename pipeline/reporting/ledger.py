@@ -1,6 +1,6 @@
 """The acceptance ledger: each line of an issue beside the figure that was measured for it.
 
-A row says which line of which issue it is about (`issue`, `line`), what it asks for (`target`), what was
+A row says which line of which issue it is about (`issue` by its name, `line` by its number), what it asks for (`target`), what was
 measured (`figure`: the path of a value inside a JSON file and the value), whether that holds (`holds`), where
 the figure stands (`source`, a file of the repository), and the `command` that measures it again. A row that
 does not hold has a `reason`.
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = {
-    "issue": int,
-    "line": str,
+    "issue": str,
+    "line": int,
     "target": str,
     "figure": dict,
     "holds": bool,
@@ -38,7 +38,7 @@ _SIGNS = {
 def problems(ledger: Path, root: Path) -> list[str]:
     """Return what is wrong with the ledger, one sentence a problem; an empty list where nothing is.
 
-    A target that is a bound ("≥ 0.9", "<= 20", "≥ 90 %") is checked against the figure, and `holds` must
+    A target that ends in a bound ("EM on unseen ≥ 90 %", "<= 20") is checked against the figure, and `holds` must
     say what comes out; any other target is a text for the reader.
 
     Args:
@@ -105,7 +105,7 @@ def _verdict(row: dict[str, Any]) -> list[str]:
     found = []
     if not row["holds"] and not row.get("reason"):
         found.append("does not hold and gives no reason")
-    bound, value = _BOUND.match(row["target"].strip()), row["figure"].get("value")
+    bound, value = _BOUND.search(row["target"].strip()), row["figure"].get("value")
     if bound and isinstance(value, int | float) and not isinstance(value, bool):
         limit = float(bound["number"].replace(",", "")) / (100 if bound["percent"] else 1)
         if _SIGNS[bound["sign"]](value, limit) != row["holds"]:

@@ -94,9 +94,9 @@ def ledger(root: Path) -> str:
     for issue in sorted({row["issue"] for row in rows}):
         of_issue = [row for row in rows if row["issue"] == issue]
         short = [row for row in of_issue if not row["holds"]]
-        lines.append(f"- Issue {issue}: {len(of_issue) - len(short)} of {len(of_issue)} lines hold.")
+        lines.append(f"- {issue}: {len(of_issue) - len(short)} of {len(of_issue)} figures hold.")
         lines += [
-            f"  - Not yet: {row['line']} (wanted {row['target']}, measured {row['figure']['value']}): "
+            f"  - Open, line {row['line']}: {row['target']}; measured {row['figure']['value']:.4g}. "
             f"{row.get('reason', 'no reason given')}"
             for row in short
         ]

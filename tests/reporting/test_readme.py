@@ -62,9 +62,15 @@ def project(tmp_path):
     (tmp_path / "reports" / "metrics.json").write_text(figures)
     (tmp_path / "reports" / "h100" / "slice" / "metrics.json").write_text(figures)
     (tmp_path / "reports" / "h100" / "codex.json").write_text('{"mrr": 0.33}')
-    row = {"issue": 2, "line": "EM", "target": "≥ 90 %", "figure": {"path": "a", "value": 0.5}, "holds": True}
+    row = {
+        "issue": "first",
+        "line": 2,
+        "target": "≥ 90 %",
+        "figure": {"path": "a", "value": 0.5},
+        "holds": True,
+    }
     short = row | {"holds": False, "reason": "a bad day"}
-    (tmp_path / "reports" / "acceptance.json").write_text(json.dumps([row, short, row | {"issue": 10}]))
+    (tmp_path / "reports" / "acceptance.json").write_text(json.dumps([row, short, row | {"issue": "second"}]))
     (tmp_path / "dvc.yaml").write_text(
         "stages: {a: {deps: [x.py], outs: [A]},"
         " b: {matrix: {method: [m, n]}, deps: [A], outs: ['B/${item.method}']},"
@@ -90,10 +96,8 @@ def test_blocks_are_filled_once_and_for_all(project):
     assert "| split | what it asks | n | ours | rag | another |" in after
     assert "**slice**" in after
     assert "codex" not in after
-    assert (
-        "- Issue 2: 1 of 2 lines hold.\n  - Not yet: EM (wanted ≥ 90 %, measured 0.5): a bad day\n" in after
-    )
-    assert after.index("Issue 2") < after.index("Issue 10: 1 of 1")
+    assert "- first: 1 of 2 figures hold.\n  - Open, line 2: ≥ 90 %; measured 0.5. a bad day\n" in after
+    assert after.index("- first") < after.index("- second: 1 of 1")
     assert '  b["b<br/>m, n"]' in after
     assert re.findall(r"(\w) --> (\w)", after) == [("a", "b"), ("b", "c")]
 
