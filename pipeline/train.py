@@ -167,8 +167,8 @@ def fit_retrieval(
     accuracy = choose_weight(system, held, weights)
     if pool.unanswerable:
         count = settings.null_examples
-        some = [draw.sample(list(e), min(len(e), count)) for e in (known, pool.unanswerable)]
-        fit_null(system, *some, unanswerable, settings, _bar)
+        answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (known, pool.unanswerable))
+        fit_null(system, answerable, without, unanswerable, settings, _bar)
     return accuracy
 
 

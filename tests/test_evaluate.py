@@ -45,7 +45,7 @@ def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("ours", ours(share_floor=0.0, refuse_above=1.0)),
+        ("ours", ours(share_floor=0.0)),
         ("rag", rag()),
         ("dysk", dysk()),
         ("closed_book", closed_book()),

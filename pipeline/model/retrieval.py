@@ -89,7 +89,7 @@ def fit_heads(
     """
     keys = (memory.slots if memory.settings.layout == "slot" else memory.entities).vectors.float()
     # A relation that no training question asks for must not be learned as one that nobody ever means.
-    asked, place = slots[:, 1].unique(return_inverse=True)
+    asked, place = torch.unique(slots[:, 1], return_inverse=True)
     relations = memory.relations.vectors.float()[asked]
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -195,7 +195,7 @@ def fit_null(
     """
     kinds = [(answerable, 0.0, 1 - share), (unanswerable, 1.0, share)]
     features, offsets, targets, weights = [], [], [], []
-    for examples, target, weight in kinds:
+    for examples, label, importance in kinds:
         for start in range(0, len(examples), 64):
             texts = [example.text for example in examples[start : start + 64]]
             with torch.no_grad():
@@ -206,8 +206,8 @@ def fit_null(
                 )
                 best = found.scores.max(dim=-1, keepdim=True).values
                 offsets.append((found.scores - best).logsumexp(dim=-1, keepdim=True).nan_to_num())
-            targets.append(torch.full_like(offsets[-1], target))
-            weights.append(torch.full_like(offsets[-1], weight / len(examples)))
+            targets.append(torch.full_like(offsets[-1], label))
+            weights.append(torch.full_like(offsets[-1], importance / len(examples)))
     inputs, offset, target, weight = map(torch.cat, (features, offsets, targets, weights))
     optimizer = torch.optim.Adam(system.null.parameters(), lr=settings.null_learning_rate)
     for _ in steps(range(settings.null_steps), "null fact"):

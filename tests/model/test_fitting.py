@@ -148,7 +148,7 @@ def test_what_was_fitted_before_moves_slowly(
     rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
     found = {name: rates[id(p)] for name, p in system.named_parameters()}
     slow = {name for name, rate in found.items() if rate == pytest.approx(0.01 * 0.1)}
-    assert slow == {name for name in found if name.startswith(("heads.", "correction."))}
+    assert slow == {name for name in found if name.startswith(("heads.", "correction.", "null."))}
     assert all(found[name] == pytest.approx(0.01) for name in found.keys() - slow)
 
 

@@ -54,29 +54,42 @@ def test_the_correction_is_a_projection_of_the_normalised_state() -> None:
             assert found[row, place].item() == pytest.approx(slow.item(), rel=1e-4, abs=1e-5)
 
 
-def test_the_null_fact_is_a_linear_function_of_how_the_best_candidate_fits() -> None:
-    null, found, scale = NullFact(), candidates(), torch.tensor(10.0)
+def moved_null() -> NullFact:
+    """Return a null fact that doesn't start at a constant."""
+    null = NullFact(3)
     with torch.no_grad():
-        null.linear.weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+        for place, parameter in enumerate(null.parameters()):
+            parameter.copy_(drawn(*parameter.shape, seed=10 + place))
+    return null
+
+
+def test_the_null_fact_starts_at_a_constant_below_the_best_candidate() -> None:
+    found = candidates()
+    score = NullFact(3)(found.scores, found, torch.tensor(10.0))
+    torch.testing.assert_close(score[:, 0], found.scores.max(dim=-1).values - 3)
+
+
+def test_the_null_fact_is_a_perceptron_of_how_the_best_candidate_fits() -> None:
+    null, found, scale = moved_null(), candidates(), torch.tensor(10.0)
     for row in range(3):
         scores = found.scores[row].tolist()
         best = max(range(5), key=lambda place: scores[place])
-        lead = scores[best] - sorted(scores)[-2]
-        slow = (
-            scores[best]
-            + found.entity[row, best].item() / 10
-            + 2 * found.relation[row, best].item() / 10
-            + 3 * min(lead, 20) / 10
-            - 3
-        )
+        features = [
+            found.entity[row, best].item() / 10,
+            found.relation[row, best].item() / 10,
+            min(scores[best] - sorted(scores)[-2], 20) / 10,
+            math.log(math.exp(scores[best]) / sum(map(math.exp, scores))),
+        ]
+        inner = null.inner.weight @ torch.tensor(features) + null.inner.bias
+        gelu = [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in inner.tolist()]
+        margin = sum(w * x for w, x in zip(null.outer.weight[0].tolist(), gelu, strict=True))
+        slow = scores[best] + margin + null.outer.bias.item()
         assert null(found.scores, found, scale)[row].item() == pytest.approx(slow, rel=1e-4)
 
 
 @given(st.floats(-50, 50))
 def test_a_constant_added_to_the_scores_changes_no_probability(constant: float) -> None:
-    found, null, scale, temperature = candidates(), NullFact(), torch.tensor(10.0), torch.tensor(1.3)
-    with torch.no_grad():
-        null.linear.weight.fill_(0.7)
+    found, null, scale, temperature = candidates(), moved_null(), torch.tensor(10.0), torch.tensor(1.3)
     before = shares(found.scores, null(found.scores, found, scale), temperature)
     scores = found.scores + constant
     after = shares(scores, null(scores, found, scale), temperature)
@@ -89,7 +102,7 @@ def test_the_null_fact_of_few_candidates_is_finite(count: int) -> None:
     found = candidates()
     scores = found.scores.clone()
     scores[:, count:] = -math.inf
-    score = NullFact()(scores, found, torch.tensor(10.0))
+    score = moved_null()(scores, found, torch.tensor(10.0))
     assert score.isfinite().all()
     whole = shares(scores, score, torch.tensor(1.0))
     torch.testing.assert_close(whole.facts.exp().sum(dim=-1) + whole.null.exp()[:, 0], torch.ones(3))
@@ -98,10 +111,12 @@ def test_the_null_fact_of_few_candidates_is_finite(count: int) -> None:
 def test_no_gradient_of_the_null_fact_reshapes_the_retrieval() -> None:
     found = candidates()
     scores = found.scores.clone().requires_grad_()
-    null = NullFact()
+    null = moved_null()
     null(scores, found, torch.tensor(10.0)).sum().backward()
     assert scores.grad is None
-    assert null.linear.weight.grad is not None
+    for parameter in null.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
 
 
 def test_shares_are_a_softmax_over_the_facts_and_the_null_fact() -> None:

@@ -153,9 +153,9 @@ def test_k_above_the_number_of_facts_reads_what_there_is(make: Opened) -> None:
 
 
 def test_a_refused_question_gets_no_answer(make: Opened) -> None:
-    system = make(ours(refuse_above=0.5))
+    system = make(ours())
     with torch.no_grad():
-        system.null.linear.bias.fill_(50.0)
+        system.null.outer.bias.fill_(50.0)
     with system.attached():
         reply = system.reply(QUESTIONS)
     assert reply.refused == [True] * 3
@@ -205,7 +205,7 @@ def test_batches_without_an_answer_train_the_null_fact_alone(make: Opened) -> No
     assert parts["lm_loss"] == 0
     assert parts["retrieval_accuracy"] == 0
     parts["loss"].backward()
-    assert system.null.linear.bias.grad is not None
+    assert system.null.outer.bias.grad is not None
     assert all(p.grad is None for p in system.lowrank.parameters())
 
 
@@ -292,7 +292,7 @@ def test_an_answerer_speaks_of_facts_by_their_ids_in_the_tables(make: Opened, wo
     ("method", "changes", "text"),
     [
         (ours(), {"share_floor": 1.0}, r"method.share_floor must be in \[0, 1\), not 1.0"),
-        (ours(), {"refuse_above": 0.0}, r"method.refuse_above must be in \(0, 1\], not 0.0"),
+        (ours(), {"refuse_answerable": 1.0}, r"method.refuse_answerable must be in \[0, 1\), not 1.0"),
         (ours(), {"rank": 0}, "method.rank, answer_tokens, fact_window and state_layer must be at least 1"),
         (ours(), {"head_width": 0}, "method.head_width must be at least 1"),
         (ours(), {"relation_scale": 0.0}, "entity_scale and relation_scale above 0"),

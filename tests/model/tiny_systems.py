@@ -45,11 +45,12 @@ def ours(**changes: Any) -> Ours:
         "head_width": 16,
         "entity_scale": 10.0,
         "relation_scale": 10.0,
+        "null_width": 4,
         "state_layer": 2,
         "fact_window": 40,
         "fact_cache": 2000,
         "share_floor": 0.001,
-        "refuse_above": 0.9,
+        "refuse_answerable": 0.1,
         "answer_tokens": 4,
         "alpha": 0.5,
     }
@@ -100,6 +101,9 @@ def retrieval(**changes: Any) -> Retrieval:
         "correction_steps": 2,
         "correction_weights": [1.0],
         "validation": 6,
+        "null_steps": 3,
+        "null_examples": 5,
+        "null_learning_rate": 0.02,
     }
     return Retrieval(**(values | changes))
 

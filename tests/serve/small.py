@@ -20,10 +20,11 @@ class Trained:
 
 def trained_folder(world: SmallWorld, lm: LanguageModel, encoder: Encoder, folder: Path) -> Trained:
     """Write an adapter and a file of facts to `folder`."""
-    method = ours(refuse_above=1.0)
+    method = ours()
     # A random encoder puts any entity near a question, so the search looks at all of them.
     memory = memory_settings(entities=1000)
     system = opened(method, world, lm, encoder)
+    system.null.threshold.fill_(1.0)
     sections = {"method": method, "memory": memory, "lm": lm, "encoder": encoder}
     save_adapter(system, folder / "ours", sections)
     facts = folder / "facts.tsv"

@@ -2,6 +2,8 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.config import UserError
 from pipeline.serve import start
@@ -43,9 +45,8 @@ def test_what_is_upserted_is_found_by_the_next_question(session):
 
 def test_a_refusal_gives_no_answer_and_what_it_looked_at(trained, tmp_path):
     folder = shutil.copytree(trained.adapter, tmp_path / "ours")
-    values = json.loads((folder / "adapter.json").read_text())
-    values["method"]["refuse_above"] = 1e-6
-    (folder / "adapter.json").write_text(json.dumps(values))
+    state = load_file(folder / "adapter.safetensors")
+    save_file(state | {"null.threshold": torch.tensor(1e-6)}, folder / "adapter.safetensors")
     answer = Session.open(folder, trained.memory).ask(QUESTION)
     assert answer.refused
     assert answer.text == ""
