@@ -1,4 +1,4 @@
-"""Condenses what `make test` left in build/ into reports/checks.json: `python -m pipeline.reporting.checks`."""
+"""Condenses what `make test` left in build/ into reports/checks.json."""
 
 import json
 import sys
