@@ -76,6 +76,8 @@ def test_the_stage_writes_an_adapter_its_curve_and_figures(
     assert any(not torch.equal(value, fresh[name]) for name, value in state.items())
     assert figures["method"] == NAMES[type(method)]
     assert (figures["steps"], figures["examples"], figures["seed"]) == (3, 9, 0)
+    assert figures["skipped_steps"] == 0
+    assert ("refusal" in figures) == (method == ours())
     count = sum(value.numel() for name, value in state.items() if name != "correction.beta")
     assert figures["parameters"] == count
     assert ("correction" in figures) == (out / "retrieval.csv").is_file() == (method == ours())

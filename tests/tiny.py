@@ -116,12 +116,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_decoder(family: str, vocabulary: int) -> Any:
-    """Return a random decoder of 4 layers whose attention has the shape that is typical of `family`."""
+def tiny_decoder(family: str, vocabulary: int, layers: int = 4) -> Any:
+    """Return a random decoder whose attention has the shape that is typical of `family`."""
     shared = {
         "vocab_size": vocabulary,
         "hidden_size": 48,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": layers,
         "num_attention_heads": 3,
         "intermediate_size": 96,
         "max_position_embeddings": 512,

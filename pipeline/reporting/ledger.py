@@ -1,9 +1,9 @@
 """The acceptance ledger: each line of an issue beside the figure that was measured for it.
 
-A row says which line of which issue it is about (`issue` by its name, `line` by its number), what it asks for
-(`target`), what was measured (`figure`: the path of a value inside a JSON file and the value), whether that
-holds (`holds`), where the figure stands (`source`, a file of the repository), and the `command` that measures
-it again. A row that does not hold has a `reason`.
+A row says which line of which issue it is about (`issue` by its name, `line` by its number), what it asks
+for (`target`), what was measured (`figure`: the path of a value inside a JSON file and the value), whether
+that holds (`holds`), where the figure stands (`source`, a file of the repository), and the `command` that
+measures it again. A row that does not hold has a `reason`.
 """
 
 import json
@@ -38,8 +38,8 @@ _SIGNS = {
 def problems(ledger: Path, root: Path) -> list[str]:
     """Return what is wrong with the ledger, one sentence a problem; an empty list where nothing is.
 
-    A target that ends in a bound ("EM on unseen ≥ 90 %", "<= 20") is checked against the figure, and `holds`
-    must say what comes out; any other target is a text for the reader.
+    A target that ends in a bound ("EM on unseen ≥ 90 %", "<= 20") is checked against the figure, and
+    `holds` must say what comes out; any other target is a text for the reader.
 
     Args:
         ledger: the JSON file, a list of rows.

@@ -153,6 +153,23 @@ def test_fewer_entities_are_looked_at_when_the_section_says_so(texts: TextEncode
         assert len({memory.fact(row).head for row in facts if row >= 0}) <= 1
 
 
+@pytest.mark.parametrize("backend", ["exact", "hnsw", "ivf"])
+def test_an_entity_that_heads_no_fact_takes_no_place(texts: TextEncoder, backend: str) -> None:
+    """The question is about Q2, which is a tail only, and then about Q1, whose facts are deleted."""
+    memory = filled(texts, BASE, entities=1, backend=backend, lists=1, probes=1, links=16)
+    vector = memory.entities.vectors[memory.entities.row("Q2")][None] * 30
+    heads = {
+        memory.fact(row).head for row in memory.search(Query(vector, vector)).facts[0].tolist() if row >= 0
+    }
+    assert len(heads) == 1
+    assert heads < {"Q0", "Q1", "Q4"}
+    borland = Query(texts.encode(["Borland"]) * 30, texts.encode(["capital"]) * 30)
+    assert memory.search(borland).facts[0, 0] in memory.facts_of(memory.entities.row("Q1"))
+    memory.delete(BASE[2:4])
+    found = memory.search(borland).facts[0]
+    assert memory.fact(int(found[0])).head in {"Q0", "Q4"}
+
+
 @pytest.mark.parametrize("backend", ["hnsw", "ivf"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_approximate_backends_find_the_same_where_they_look_everywhere(

@@ -139,6 +139,18 @@ def test_a_gradient_that_is_no_number_is_skipped_once(fitted: Fit, tmp_path: Pat
         fitted("worse", rag(), gradient_of_nan({2, 3}))
 
 
+def test_steps_that_were_skipped_are_counted(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    for name, spoilt in (("clean", set()), ("once", {0})):
+        system = opened(rag(), world, lm, encoder)
+        gradient_of_nan(spoilt)(system)
+        pool = Pool(some_examples(system, 4), [], [])
+        curve, checkpoints = tmp_path / f"{name}.csv", tmp_path / name
+        counted = fit(system, pool, training(tmp_path), CPU, 2, 0, curve, checkpoints, [], progress=False)
+        assert counted == len(spoilt)
+
+
 def test_what_was_fitted_before_moves_slowly(
     world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
 ) -> None:

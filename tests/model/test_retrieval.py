@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model.retrieval import _contrast, choose_weight, fit_correction, fit_heads
+from pipeline.model.retrieval import (
+    _contrast,
+    choose_threshold,
+    choose_weight,
+    fit_correction,
+    fit_heads,
+    fit_null,
+)
 from pipeline.model.system import Example, gold_mask
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import opened, ours, retrieval, some_examples
@@ -58,6 +65,90 @@ def test_the_same_seed_gives_the_same_heads(world: SmallWorld, lm: LanguageModel
         fit_heads(system.heads, system.memory, vectors, rows(system, examples), retrieval(), quiet)
         found.append(torch.cat([p.flatten() for p in system.heads.parameters()]))
     assert torch.equal(*found)
+
+
+def test_a_relation_that_training_does_not_ask_for_is_not_pushed_away(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    """The heads come out the same wherever its vector lies; an asked one's vector matters."""
+    found = []
+    for moved in (None, 0, 1):
+        system = opened(ours(), world, lm, encoder)
+        relations = [0, 2]
+        examples = [
+            example
+            for example in some_examples(system, len(system.memory))
+            if system.memory.triples[example.gold[0], 1] in relations
+        ]
+        assert len({int(system.memory.triples[e.gold[0], 1]) for e in examples}) == 2
+        if moved is not None:
+            system.memory.relations.vectors[moved] *= -1
+        vectors = system.encoder.encode([example.text for example in examples])
+        torch.manual_seed(3)
+        fit_heads(system.heads, system.memory, vectors, rows(system, examples), retrieval(), quiet)
+        found.append(torch.cat([p.detach().flatten() for p in system.heads.parameters()]))
+    usual, asked, other = found
+    assert torch.equal(usual, other)
+    assert not torch.equal(usual, asked)
+
+
+def doubts(system: Any, examples: list[Example]) -> Tensor:
+    return torch.tensor(system.doubt([example.text for example in examples]))
+
+
+UNANSWERABLE = [Example(f"Who painted the {thing}?", (), ()) for thing in ("sea", "tree", "night", "moon")]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_the_null_fact_is_calibrated_to_the_share_of_questions_without_an_answer(
+    share: float, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    """Where the slope of the bias is zero, the weighted mean of the probabilities is the share."""
+    system = opened(ours(), world, lm, encoder)
+    known = some_examples(system, 12)
+    others = {name: p.clone() for name, p in system.state_dict().items() if not name.startswith("null.")}
+    settings = retrieval(null_steps=400, null_learning_rate=0.02)
+    fit_null(system, known, UNANSWERABLE, share, settings, quiet)
+    with_answer, without = doubts(system, known).mean(), doubts(system, UNANSWERABLE).mean()
+    assert (1 - share) * with_answer + share * without == pytest.approx(share, abs=0.01)
+    assert without > with_answer + 0.1
+    after = system.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in others.items())
+    assert after["null.threshold"] == 0.5
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_threshold_is_the_lowest_that_refuses_few_enough_of_each_kind(
+    share: float, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(null_width=8), world, lm, encoder)
+    kinds = {"template": 0, "human": 1}
+    examples = [
+        Example(e.text if kind == "template" else f"well, {e.text} hm", e.answers, e.gold, kind)
+        for kind in kinds
+        for e in some_examples(system, 10)
+    ]
+    with torch.no_grad():
+        system.null.outer.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
+        system.null.outer.bias.fill_(3.0)
+    doubt = doubts(system, examples).reshape(2, 10)
+    assert doubt.max() > 0.55
+    found = choose_threshold(system, examples, share)
+    assert found.keys() == {"threshold", *kinds}
+    for kind, row in kinds.items():
+        assert found[kind] == pytest.approx((doubt[row] > found["threshold"]).float().mean().item()) <= share
+    assert found["threshold"] == system.null.threshold.item() >= 0.5
+    lower = [value for value in doubt.flatten().tolist() if 0.5 <= value < found["threshold"]]
+    for value in lower:
+        assert any((doubt[row] > value).float().mean() > share for row in kinds.values())
+    assert found["threshold"] in [0.5, *doubt.flatten().tolist()]
+
+
+def test_a_threshold_is_never_below_one_half(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:
+    system = opened(ours(), world, lm, encoder)
+    system.null.threshold.fill_(0.9)
+    assert choose_threshold(system, some_examples(system, 4), 0.0) == {"threshold": 0.5, "template": 0.0}
+    assert system.null.threshold == 0.5
 
 
 def test_the_contrast_counts_no_gold_entity_as_a_negative() -> None:

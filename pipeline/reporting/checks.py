@@ -1,0 +1,63 @@
+"""Condenses what `make test` left in build/ into reports/checks.json."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from pipeline.config import ROOT, UserError
+from pipeline.evaluation.environment import commit, machine, versions
+
+
+def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
+    """Return how many tests passed, how long they took, and the branch coverage.
+
+    Args:
+        junit: pytest's JUnit XML.
+        coverage: coverage's JSON.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        suites = ElementTree.parse(junit).getroot().iter("testsuite")
+        totals = json.loads(coverage.read_text(encoding="utf-8"))["totals"]
+        suite = next(suites)
+        cases = [case for case in suite.iter("testcase") if not len(case)]
+    except (OSError, ElementTree.ParseError, ValueError, KeyError, StopIteration) as error:
+        raise UserError(f"{junit} or {coverage}: can't be read ({error}); run `make test` first") from error
+    passed_in = [case.get("classname", "") for case in cases]
+    return {
+        "tests": int(suite.get("tests", 0)),
+        "passed": len(cases),
+        "failed": int(suite.get("failures", 0)) + int(suite.get("errors", 0)),
+        "skipped": int(suite.get("skipped", 0)),
+        "seconds": round(float(suite.get("time", 0))),
+        "branch_coverage_percent": round(float(totals["percent_covered"]), 1),
+        "bad_inputs_passed": sum("test_bad_input" in name for name in passed_in),
+        "sweeps_passed": sum("test_sweeps" in name for name in passed_in),
+        "acceptance_passed": sum("test_acceptance" in name for name in passed_in),
+    }
+
+
+def main() -> None:
+    """Write reports/checks.json."""
+    build = ROOT / "build"
+    provenance = {
+        "command": "make test && python -m pipeline.reporting.checks",
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "seeds": [],
+    }
+    report = provenance | {"figures": condensed(build / "junit.xml", build / "coverage.json")}
+    text = json.dumps(report, indent=1) + "\n"
+    (ROOT / "reports" / "checks.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

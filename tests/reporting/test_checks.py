@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from pipeline.config import UserError
+from pipeline.reporting.checks import condensed
+
+XML = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="1" time="61.4">
+<testcase classname="tests.test_bad_input" name="a"/><testcase classname="tests.test_sweeps" name="b"/>
+<testcase classname="tests.test_x" name="c"><failure>no</failure></testcase>
+<testcase classname="tests.test_bad_input" name="d"><skipped/></testcase></testsuite></testsuites>"""
+
+
+def test_counts_time_and_coverage_are_taken_over(tmp_path):
+    (tmp_path / "junit.xml").write_text(XML)
+    (tmp_path / "coverage.json").write_text(json.dumps({"totals": {"percent_covered": 93.456}}))
+    assert condensed(tmp_path / "junit.xml", tmp_path / "coverage.json") == {
+        "tests": 4,
+        "passed": 2,
+        "failed": 1,
+        "skipped": 1,
+        "seconds": 61,
+        "branch_coverage_percent": 93.5,
+        "bad_inputs_passed": 1,
+        "sweeps_passed": 1,
+        "acceptance_passed": 0,
+    }
+
+
+@pytest.mark.parametrize("xml", [None, "<testsuites/>", "<broken"])
+def test_what_is_missing_or_damaged_is_named_with_the_remedy(xml, tmp_path):
+    (tmp_path / "coverage.json").write_text('{"totals": {"percent_covered": 1}}')
+    if xml:
+        (tmp_path / "junit.xml").write_text(xml)
+    with pytest.raises(UserError, match=r"junit.xml .* run `make test` first"):
+        condensed(tmp_path / "junit.xml", tmp_path / "coverage.json")
