@@ -118,7 +118,7 @@ def test_the_null_fact_is_calibrated_to_the_share_of_questions_without_an_answer
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_threshold_is_the_lowest_that_refuses_few_enough_of_each_kind(
+def test_the_threshold_refuses_the_share_of_questions_that_it_may_of_each_kind(
     share: float, world: SmallWorld, lm: LanguageModel, encoder: Encoder
 ) -> None:
     system = opened(ours(null_width=8), world, lm, encoder)
@@ -136,12 +136,12 @@ def test_the_threshold_is_the_lowest_that_refuses_few_enough_of_each_kind(
     found = choose_threshold(system, examples, share)
     assert found.keys() == {"threshold", *kinds}
     for kind, row in kinds.items():
-        assert found[kind] == pytest.approx((doubt[row] > found["threshold"]).float().mean().item()) <= share
+        refused = (doubt[row] > found["threshold"]).float().mean().item()
+        assert found[kind] == pytest.approx(refused)
+        assert refused <= share + 1e-6
     assert found["threshold"] == system.null.threshold.item() >= 0.5
-    lower = [value for value in doubt.flatten().tolist() if 0.5 <= value < found["threshold"]]
-    for value in lower:
-        assert any((doubt[row] > value).float().mean() > share for row in kinds.values())
-    assert found["threshold"] in [0.5, *doubt.flatten().tolist()]
+    assert found["threshold"] in doubt.flatten().tolist()
+    assert any((doubt[row] >= found["threshold"]).sum() >= share * 10 for row in kinds.values()), "no spare"
 
 
 def test_a_threshold_is_never_below_one_half(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:
