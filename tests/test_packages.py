@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import UserError
-from pipeline.packages import Wheel, wheel
+from pipeline.packages import Wheel, cache_folder, wheel
 from tests.worlds import pack
 
 NAME = "my_thing-1-py3-none-any.whl"

@@ -17,6 +17,7 @@ from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.fitting import Pool, Train
 from pipeline.model.ours import OurSystem
+from pipeline.model.system import Example
 from pipeline.train import _key, examples, fit_retrieval, train
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import (
@@ -78,7 +79,11 @@ def test_the_stage_writes_an_adapter_its_curve_and_figures(
     assert (figures["steps"], figures["examples"], figures["seed"]) == (3, 9, 0)
     assert figures["skipped_steps"] == 0
     assert ("refusal" in figures) == (method == ours())
-    count = sum(value.numel() for name, value in state.items() if name != "correction.beta")
+    if method == ours():
+        assert figures["refusal"]["threshold"] == state["null.threshold"].item()
+        assert figures["refusal"].keys() == {"threshold", "template", "human"}
+    chosen = {"correction.beta", "null.threshold"}
+    count = sum(value.numel() for name, value in state.items() if name not in chosen)
     assert figures["parameters"] == count
     assert ("correction" in figures) == (out / "retrieval.csv").is_file() == (method == ours())
     with (out / "curve.csv").open(encoding="utf-8") as file:
@@ -191,7 +196,7 @@ def test_the_retrieval_is_fitted_to_a_sample_of_either_kind(
     known = some_examples(system, 20)
     start = {name: p.detach().clone() for name, p in system.heads.named_parameters()}
     pool = Pool(known[human:], known[:human], [])
-    figures = fit_retrieval(system, pool, known[:8], retrieval(**changes), 0, tmp_path)
+    figures = fit_retrieval(system, pool, known[:8], retrieval(**changes), 0.2, 0, tmp_path)
     tried = {"0", "1"} if changes.get("correction_steps", 2) else {"0"}
     assert figures.keys() == tried | {"chosen"}
     moved = {name for name, p in system.heads.named_parameters() if not torch.equal(p, start[name])}
@@ -199,6 +204,19 @@ def test_the_retrieval_is_fitted_to_a_sample_of_either_kind(
     assert moved == start.keys() - (idle if layout == "slot" else set())
     with (tmp_path / "retrieval.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("unanswerable", [0, 4])
+def test_the_null_fact_is_fitted_where_there_are_questions_without_an_answer(
+    unanswerable: int, world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    known = some_examples(system, 8)
+    start = {name: p.detach().clone() for name, p in system.null.named_parameters()}
+    pool = Pool(known, [], [Example(f"Why {n}?", (), (), "unanswerable") for n in range(unanswerable)])
+    fit_retrieval(system, pool, known, retrieval(), 0.2, 0, tmp_path)
+    moved = {name for name, p in system.null.named_parameters() if not torch.equal(p, start[name])}
+    assert moved == (start.keys() if unanswerable else set())
 
 
 def test_checkpoints_are_shared_by_the_same_configuration_and_inputs_only(

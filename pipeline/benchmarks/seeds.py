@@ -65,10 +65,10 @@ def _one(method: str, seed: int, scratch: Path, overrides: list[str], gpu: str |
     if method in TRAINED:
         chosen = [o for o in overrides if o.split("=")[0].split(".")[0] not in EVALUATE_ONLY]
         folder = f"hydra.run.dir={adapters}/{method}"
-        _stage("train", [*shared, *chosen, folder], scratch / f"train-{method}-{seed}.log", gpu)
+        _stage("train", [*chosen, *shared, folder], scratch / f"train-{method}-{seed}.log", gpu)
     chosen = [o for o in overrides if o.split("=")[0].split(".")[0] not in TRAIN_ONLY]
     folder = f"hydra.run.dir={scratch}/evaluate/{method}-{seed}"
-    _stage("evaluate", [*shared, *chosen, folder], scratch / f"evaluate-{method}-{seed}.log", gpu)
+    _stage("evaluate", [*chosen, *shared, folder], scratch / f"evaluate-{method}-{seed}.log", gpu)
 
 
 def _stage(name: str, overrides: list[str], log: Path, gpu: str | None) -> None:

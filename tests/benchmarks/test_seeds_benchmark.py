@@ -32,6 +32,18 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_method_that_is_not_trained_is_asked_with_each_seed(workplace: Path) -> None:
+    own = ["--methods", "majority", "--seeds", "3", "5", "--jobs", "2", "--out", "reports/tiny"]
+    benchmark.main([*own, "--", *inputs(workplace)])
+    scratch, out = workplace / "multirun" / "seeds", workplace / "reports" / "tiny"
+    assert not (scratch / "train").exists()
+    assert {folder.name for folder in (scratch / "evaluate").iterdir()} == {"majority-3", "majority-5"}
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance.keys() == {"command", "commit", "versions", "machine", "seeds", "seconds"}
+    assert "2 seeds" in (out / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.soak
 def test_each_method_is_trained_and_asked_with_each_seed(workplace: Path) -> None:
     own = ["--methods", "ours", "rag", "--seeds", "3", "5", "--jobs", "1", "--out", "reports/tiny"]
     benchmark.main([*own, "--", *inputs(workplace)])
