@@ -84,6 +84,7 @@ def test_wikidata_slice(present: str) -> None:
     assert extract.counts["simplequestions_test_slot_absent"] == 2
 
 
+@pytest.mark.soak
 @needs("wikidata_slice")
 def test_the_free_slice_holds_nothing_of_the_excluded_sources(present: str) -> None:
     source = replace(chosen("wikidata_slice-free"), questions=[])
@@ -123,6 +124,7 @@ def test_entityquestions(present: str) -> None:
     assert len(chosen("entityquestions").extract().questions) == 220_703
 
 
+@pytest.mark.soak
 @needs("kamel")
 def test_kamel(present: str) -> None:
     extract = replace(chosen("kamel"), labels="").extract()
