@@ -1,6 +1,6 @@
 """The report as one HTML page that needs nothing beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -188,7 +188,7 @@ def _errors(methods: Sequence[Method]) -> str:
     )
 
 
-def _error(row: dict[str, object]) -> str:
+def _error(row: Mapping[Hashable, object]) -> str:
     gold = set(_items(row["gold"]))
     read = zip(_items(row["facts"]), _items(row["read"]), _items(row["weights"]), strict=True)
     facts = "<br>".join(
