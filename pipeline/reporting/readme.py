@@ -96,7 +96,7 @@ def ledger(root: Path) -> str:
         short = [row for row in of_issue if not row["holds"]]
         lines.append(f"- {issue}: {len(of_issue) - len(short)} of {len(of_issue)} figures hold.")
         lines += [
-            f"  - Open, line {row['line']}: {row['target']}; measured {row['figure']['value']:.4g}. "
+            f"  - Open, line {row['line']}: {row['target']}; {_measured(row)}. "
             f"{row.get('reason', 'no reason given')}"
             for row in short
         ]
@@ -104,6 +104,11 @@ def ledger(root: Path) -> str:
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {"dag": dag, "results": results, "gpu": gpu, "ledger": ledger}
+
+
+def _measured(row: Figures) -> str:
+    value = row["figure"]["value"]
+    return "not measured" if value is None else f"measured {value:.4g}"
 
 
 def _exact_match(evaluated: Figures) -> str:
