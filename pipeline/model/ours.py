@@ -121,6 +121,11 @@ class OurSystem(System):
         query: Query = self.heads(self.encoder.encode(questions))
         return query
 
+    def found(self, questions: Sequence[str]) -> Candidates:
+        """Return the candidates of the coarse search with their fine scores."""
+        query = self.query(questions)
+        return self.scored(questions, query, self.memory.search(query).facts)
+
     def scored(self, questions: Sequence[str], query: Query, facts: CandidateFacts) -> Candidates:
         """Return the fine scores of given facts: the coarse score and the correction by early states."""
         found = self.memory.score(query, facts)
@@ -133,14 +138,16 @@ class OurSystem(System):
     @torch.no_grad()
     def doubt(self, questions: Sequence[str]) -> list[float]:
         """Return the probability that no fact answers, of each question."""
-        query = self.query(questions)
-        found = self.scored(questions, query, self.memory.search(query).facts)
-        return self._doubt(found).tolist()
+        found = self.found(questions)
+        return self._doubt(found.scores, self._null(found)).tolist()
 
-    def _doubt(self, found: Candidates) -> Tensor:
+    def _null(self, found: Candidates) -> Tensor:
+        """Return the null fact's score beside those of `found`."""
+        return self.null(found.scores, found, self.heads.entity_log_scale.exp())  # type: ignore[no-any-return]
+
+    def _doubt(self, scores: Tensor, null: Tensor) -> Tensor:
         """Return the null fact's share among all candidates."""
-        null = self.null(found.scores, found, self.heads.entity_log_scale.exp())
-        return torch.log_softmax(torch.cat([found.scores, null], dim=-1), dim=-1)[:, -1].exp()
+        return torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp()
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Return L = L_LM + α·L_Aux and its parts; L_LM is taken over the answerable questions."""
@@ -153,7 +160,7 @@ class OurSystem(System):
         # A question without an answer teaches when to refuse, not what to find.
         held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
         found = found._replace(scores=held)
-        null = self.null(found.scores, found, self.heads.entity_log_scale.exp())
+        null = self._null(found)
         aux = auxiliary_loss(found.scores, gold, null)
         selected = self._training_selection(found.scores, gold)
         rows = [row for row, example in enumerate(batch) if example.gold]
@@ -190,12 +197,11 @@ class OurSystem(System):
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return answers, the facts that were read with their probabilities, and the null fact's."""
-        query = self.query(questions)
-        found = self.scored(questions, query, self.memory.search(query).facts)
+        found = self.found(questions)
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
-        null = self.null(ranked.scores, ranked, self.heads.entity_log_scale.exp())
-        refusal = self._doubt(ranked).tolist()
+        null = self._null(ranked)
+        refusal = self._doubt(scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         log_shares = shares(scores[:, :k], null, self.temperature).facts
         read, weights = [], []

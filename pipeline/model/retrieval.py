@@ -199,8 +199,7 @@ def fit_null(
         for start in range(0, len(examples), 64):
             texts = [example.text for example in examples[start : start + 64]]
             with torch.no_grad():
-                query = system.query(texts)
-                found = system.scored(texts, query, system.memory.search(query).facts)
+                found = system.found(texts)
                 features.append(
                     system.null.features(found.scores, found, system.heads.entity_log_scale.exp())
                 )
@@ -233,9 +232,7 @@ def choose_weight(
         right = 0.0
         for start in range(0, len(examples), 64):
             batch = examples[start : start + 64]
-            texts = [example.text for example in batch]
-            query = system.query(texts)
-            found = system.scored(texts, query, system.memory.search(query).facts)
+            found = system.found([example.text for example in batch])
             best = found.scores.argmax(dim=-1, keepdim=True)
             right += gold_mask(found.facts.gather(1, best), batch).sum().item()
         accuracy[weight] = right / len(examples)
