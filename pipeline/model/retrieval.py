@@ -97,8 +97,7 @@ def fit_heads(
     size = min(settings.batch_size, len(vectors))
     curve = []
     for step in steps(range(settings.steps), "retrieval"):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        _cool(optimizer, settings.learning_rate, step / settings.steps)
         drawn = torch.randint(len(vectors), (size,), device=vectors.device)
         query = heads(vectors[drawn])
         gold, relation = slots[drawn, 0], place[drawn]
@@ -111,6 +110,12 @@ def fit_heads(
         optimizer.step()
         curve.append({"step": step, "aux_loss": loss.item(), "retrieval_accuracy": first})
     return curve
+
+
+def _cool(optimizer: torch.optim.Optimizer, highest: float, done: float) -> None:
+    """Set the learning rate to where a cosine from `highest` to zero stands after the share `done`."""
+    for group in optimizer.param_groups:
+        group["lr"] = highest * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _contrast(
@@ -154,9 +159,7 @@ def fit_correction(
     size = min(settings.batch_size, len(examples))
     curve = []
     for step in steps(range(settings.correction_steps), "correction"):
-        for group in optimizer.param_groups:
-            done = step / settings.correction_steps
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        _cool(optimizer, settings.learning_rate, step / settings.correction_steps)
         drawn = torch.randint(len(examples), (size,))
         batch = [examples[i] for i in drawn.tolist()]
         texts = [example.text for example in batch]
