@@ -253,6 +253,7 @@ def fit(
             loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
     finally:
         shutil.copyfile(grown.path, curve)
+    system.to(trainer.device)  # where Lightning took it from: its teardown leaves a model on the CPU
     return module.skipped
 
 
