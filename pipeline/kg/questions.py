@@ -3,7 +3,7 @@
 | split | whose slots | wording |
 |---|---|---|
 | train | fold train, base snapshot | training templates, source questions |
-| valid | fold valid, base snapshot | training templates, source questions |
+| valid | fold valid, base snapshot | templates of its own, source questions |
 | seen | a sample of the slots of `train` | held-out templates |
 | unseen | fold test, the same in every snapshot (or there is one), not in `unchanged` | held-out, source |
 | unseen_relation | the held-out relations, base snapshot | held-out, source |
@@ -171,7 +171,8 @@ class Asker:
 
     def _texts(self, split: str, heads: Ids | list[str], relations: Ids) -> list[str]:
         """Return a question for each head (an id or a name) and relation, in a random template."""
-        templates = self.wording.train if split in ("train", "valid") else self.wording.held_out
+        own = {"train": self.wording.train, "valid": self.wording.valid}
+        templates = own.get(split, self.wording.held_out)
         which = self._random(f"{split} wording").integers(len(templates), size=len(relations))
         names = [head if isinstance(head, str) else self.slots.graph.labels[head] for head in heads]
         return [

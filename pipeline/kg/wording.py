@@ -8,12 +8,15 @@ class Wording:
     """Templates of a question about the {noun} of {name}."""
 
     train: list[str]
-    """Templates that `train` and `valid` use."""
+    """Templates that `train` uses."""
+    valid: list[str]
+    """Templates that `valid` uses: what is chosen there must hold for wordings that were not trained on."""
     held_out: list[str]
-    """Templates of the other splits; none of them is trained on."""
+    """Templates of the other splits."""
 
     def __post_init__(self) -> None:
-        for name in ("train", "held_out"):
+        used: dict[str, str] = {}
+        for name in ("train", "valid", "held_out"):
             templates = getattr(self, name)
             if not templates:
                 raise ValueError(f"synthesis.wording.{name} must hold a template, not []")
@@ -23,11 +26,11 @@ class Wording:
                         f"synthesis.wording.{name} must hold {{noun}} and {{name}} once in each template, "
                         f"not {template!r}"
                     )
-        both = sorted(set(self.train) & set(self.held_out))
-        if both:
-            raise ValueError(
-                f"synthesis.wording.held_out must not repeat a training template, not {both[0]!r}"
-            )
+                if used.setdefault(template, name) != name:
+                    raise ValueError(
+                        f"synthesis.wording.{name} must not repeat a template of {used[template]}, "
+                        f"not {template!r}"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True)
