@@ -4,6 +4,7 @@ import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.config import UserError
@@ -249,12 +251,22 @@ def fit(
         use_distributed_sampler=False,
     )
     try:
-        with system.attached():
+        with system.attached(), _attention(trainer.device):
             loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
     finally:
         shutil.copyfile(grown.path, curve)
     system.to(trainer.device)  # where Lightning took it from: its teardown leaves a model on the CPU
     return module.skipped
+
+
+@contextmanager
+def _attention(device: torch.device) -> Iterator[None]:
+    """On a CPU, compute attention step by step: backwards, torch's fused kernel for it takes twice as long."""
+    if device.type != "cpu":
+        yield
+        return
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 class _Whole(Dataset[Example]):

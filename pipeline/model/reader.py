@@ -43,6 +43,7 @@ class Reader:
             # One of three runs met a gradient of NaN with it: suspected, not proved; none came without it.
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.lm, self.tokenizer = load_language_model(lm, device)
+        self.lm.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self.stop: int = self.tokenizer.convert_tokens_to_ids(lm.stop)
 
     @property
@@ -144,6 +145,11 @@ class Reader:
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return ids
+
+
+def _contiguous(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Lay the last positions of a batch out anew: else torch copies the vocabulary's matrix for each row."""
+    return (inputs[0].contiguous(),)
 
 
 class _ReachedError(Exception):
