@@ -261,7 +261,7 @@ def fit(
 
 @contextmanager
 def _attention(device: torch.device) -> Iterator[None]:
-    """On a CPU, compute attention step by step: backwards, torch's fused kernel for it takes twice as long."""
+    """On a CPU, compute attention step by step: torch's fused kernel takes twice as long backwards."""
     if device.type != "cpu":
         yield
         return
