@@ -16,13 +16,11 @@ import argparse
 import json
 import logging
 import math
-import platform
 import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,7 +34,7 @@ from pykeen.training import SLCWATrainingLoop, TrainingCallback
 from pykeen.triples import CoreTriplesFactory
 
 from pipeline.config import CONF, ConfigError, UserError, section
-from pipeline.evaluation.environment import commit
+from pipeline.evaluation.environment import provenance
 from pipeline.kg.facts import Ids
 from pipeline.kg.linkprediction import EVALUATORS
 from pipeline.kg.rotate import Rotate
@@ -220,12 +218,6 @@ def compare(choices: dict[str, Rotate], facts: Facts, seed: int, minutes: float)
     }
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"gpu": gpu, "architecture": platform.machine(), "threads": torch.get_num_threads()}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark that the command line asks for."""
     parser = argparse.ArgumentParser(description="RotatE on CoDEx-M at a budget of minutes.")
@@ -246,14 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
         found = compare(choices, read(given.data), given.seed, given.minutes)
     except (UserError, ConfigError) as error:
         sys.exit(f"error: {error}")
-    summary = {
-        "command": " ".join(["python -m pipeline.benchmarks.rotate", *(arguments or sys.argv[1:])]),
-        "commit": commit(),
-        "versions": {name: version(name) for name in ("torch", "pykeen", "numpy")},
-        "machine": machine(pick_device(next(iter(choices.values())).device)),
-        "seeds": [given.seed],
-        "figures": found,
-    }
+    command = " ".join(["python -m pipeline.benchmarks.rotate", *(arguments or sys.argv[1:])])
+    summary = provenance(command, [given.seed]) | {"figures": found}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 

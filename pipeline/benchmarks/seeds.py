@@ -17,7 +17,7 @@ from os import environ
 from pathlib import Path
 
 from pipeline.config import UserError
-from pipeline.evaluation.environment import commit, machine, versions
+from pipeline.evaluation.environment import provenance
 
 TRAINED = ("ours", "rag", "dysk")
 TRAIN_ONLY, EVALUATE_ONLY = ("train", "trainer", "logger"), ("evaluate",)
@@ -48,15 +48,9 @@ def main(arguments: Sequence[str]) -> None:
     adapters = given.scratch / "train" / str(given.seeds[0])
     folders = [f"paths.evaluations={given.scratch}/evaluate", f"paths.adapters={adapters}"]
     _stage("report", [*folders, f"hydra.run.dir={given.out}"], given.scratch / "report.log", None)
-    provenance = {
-        "command": "python -m pipeline.benchmarks.seeds " + " ".join(arguments),
-        "commit": commit(),
-        "versions": versions(),
-        "machine": machine(),
-        "seeds": given.seeds,
-        "seconds": time.perf_counter() - began,
-    }
-    (given.out / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    command = "python -m pipeline.benchmarks.seeds " + " ".join(arguments)
+    measured = provenance(command, given.seeds) | {"seconds": time.perf_counter() - began}
+    (given.out / "provenance.json").write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 def _one(method: str, seed: int, scratch: Path, overrides: list[str], gpu: str | None) -> None:

@@ -8,7 +8,6 @@ entity is head or tail follows Zipf's law; every entity is the head of a fact, a
 import argparse
 import json
 import logging
-import platform
 import resource
 import shutil
 import sys
@@ -16,9 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
-from os import cpu_count, environ, sysconf
+from os import environ
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from pipeline.config import ROOT
-from pipeline.evaluation.environment import commit
+from pipeline.evaluation.environment import provenance
 from pipeline.kg.sources.streamed import COLUMNS
 from pipeline.kg.sources.wikidata5m import FACTS, Wikidata5M
 from pipeline.kg.splits import Splits
@@ -179,16 +177,6 @@ def alone(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return pool.submit(measured, run).result()
 
 
-def machine() -> dict[str, Any]:
-    """Return the number of cores, the memory and the platform."""
-    memory = sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "cores": cpu_count(),
-        "memory in GiB": round(memory, 1),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-
-
 def main() -> None:
     """Generate, load, measure, and write the report."""
     parser = argparse.ArgumentParser(
@@ -203,7 +191,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "wikidata5m.json")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    measured_commit = commit()
+    options = f"--scale {given.scale:g} --characters {given.characters} --seed {given.seed}"
+    measured = provenance(f"python -m pipeline.benchmarks.wikidata5m {options}", [given.seed])
     folder, tables = given.scratch / "wikidata5m", given.scratch / "tables"
     try:
         generated = alone(partial(generate, folder, given.scale, given.characters, given.seed))
@@ -211,16 +200,7 @@ def main() -> None:
         loaded = alone(partial(load, folder, tables, given.characters, given.seed))
     finally:
         shutil.rmtree(given.scratch, ignore_errors=True)
-    options = f"--scale {given.scale:g} --characters {given.characters} --seed {given.seed}"
-    report = {
-        "command": f"python -m pipeline.benchmarks.wikidata5m {options}",
-        "commit": measured_commit,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("numpy", "pyarrow")},
-        "machine": machine(),
-        "seeds": [given.seed],
-        "figures": {"generate": generated, "load": loaded},
-    }
+    report = measured | {"figures": {"generate": generated, "load": loaded}}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     logger.info("%s: %s", given.out, json.dumps(report["figures"], indent=1))

@@ -1,16 +1,29 @@
-"""What a figure was measured with: library versions and hardware, without anything that names a host."""
+"""What a figure was measured with: command, commit, versions and hardware; nothing that names a host."""
 
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pipeline.config import ROOT
 
-LIBRARIES = ("torch", "transformers", "lightning", "numpy", "pyarrow", "faiss-cpu", "faiss-gpu")
+LIBRARIES = ("torch", "transformers", "lightning", "pykeen", "numpy", "pyarrow", "faiss-cpu", "faiss-gpu")
+
+
+def provenance(command: str, seeds: Sequence[int] = ()) -> dict[str, Any]:
+    """Return what every report says of itself beside its figures."""
+    return {
+        "command": command,
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "seeds": list(seeds),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -25,9 +38,14 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str | int | float]:
-    """Return the processor, the cores that this process may use, and the GPU where there is one."""
+    """Return the processor, the cores that this process may use, the memory and the GPU, if any."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    described: dict[str, str | int | float] = {"processor": processor(), "cores": allowed}
+    described: dict[str, str | int | float] = {
+        "processor": processor(),
+        "cores": allowed,
+        "memory in GiB": round(memory, 1),
+    }
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()
         described["gpus"] = torch.cuda.device_count()

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pipeline.config import ROOT, UserError
-from pipeline.evaluation.environment import commit, machine, versions
+from pipeline.evaluation.environment import provenance
 
 
 def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
@@ -44,14 +44,8 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
 def main() -> None:
     """Write reports/checks.json."""
     build = ROOT / "build"
-    provenance = {
-        "command": "make test && python -m pipeline.reporting.checks",
-        "commit": commit(),
-        "versions": versions(),
-        "machine": machine(),
-        "seeds": [],
-    }
-    report = provenance | {"figures": condensed(build / "junit.xml", build / "coverage.json")}
+    found = condensed(build / "junit.xml", build / "coverage.json")
+    report = provenance("make test && python -m pipeline.reporting.checks") | {"figures": found}
     text = json.dumps(report, indent=1) + "\n"
     (ROOT / "reports" / "checks.json").write_text(text, encoding="utf-8")
 

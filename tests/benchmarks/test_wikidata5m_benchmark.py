@@ -52,6 +52,6 @@ def test_the_command_writes_figures_and_leaves_no_files(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "pipeline.benchmarks.wikidata5m", *options], cwd=ROOT, check=True)
     report = json.loads(out.read_text())
     assert report.keys() == {"command", "commit", "versions", "machine", "seeds", "figures"}
-    assert report["machine"].keys() == {"cores", "memory in GiB", "platform"}
+    assert {"cores", "memory in GiB"} <= report["machine"].keys()
     assert report["figures"]["load"]["facts"] == report["figures"]["generate"]["triples"]
     assert not scratch.exists()
