@@ -167,6 +167,7 @@ def _ask(
     evaluate: Evaluate,
     known: frozenset[str],
 ) -> Iterator[dict[str, Any]]:
+    asked = sorted(asked, key=lambda question: len(question["text"]))  # alike in length, so little padding
     with tqdm(
         total=len(asked), desc=f"{answerer.name} {split}", unit="question", disable=not asked
     ) as progress:

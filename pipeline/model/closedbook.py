@@ -16,12 +16,16 @@ from pipeline.model.system import Example, Reply, System
 class ClosedBook:
     """The language model alone, told to answer in as few words as it can."""
 
-    examples: list[str]
-    """Questions and answers shown before the question, so that the bare model answers in the same form."""
+    prompt: str
+    """Form of the whole text, with {question}; examples in it show the model what an answer looks like."""
     answer_tokens: int
     """Longest answer."""
 
     def __post_init__(self) -> None:
+        if self.prompt.count("{question}") != 1 or "{facts}" in self.prompt:
+            raise ValueError(
+                f"method.prompt must hold {{question}} once and no {{facts}}, not {self.prompt!r}"
+            )
         if self.answer_tokens < 1:
             raise ValueError(f"method.answer_tokens must be at least 1, not {self.answer_tokens}")
 
@@ -49,9 +53,8 @@ class ClosedBookSystem(System):
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return what the model says, up to the end of its first line."""
-        shown = "".join(example + "\n" for example in self.method.examples)
-        prompts = self.reader.tokens(questions, None, [shown] * len(questions))
-        answers = self.reader.generate(prompts, self.answer_tokens)
+        prompts = self.reader.tokens(questions, form=self.method.prompt)
+        answers = self.reader.generate(prompts, self.answer_tokens, one_line=True)
         none: list[list[int]] = [[] for _ in questions]
         texts = [answer.split("\n")[0].strip().removesuffix(".") for answer in answers]
         return Reply(texts, none, [[] for _ in questions], none, [0.0] * len(texts), [False] * len(texts))

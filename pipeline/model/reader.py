@@ -61,11 +61,16 @@ class Reader:
         questions: Sequence[str],
         answers: Sequence[str] | None = None,
         facts: Sequence[str] | None = None,
+        form: str | None = None,
     ) -> Tokens:
-        """Return the prompts of `questions`, with `answers` to learn and `facts` put before the question."""
+        """Return the prompts of `questions`, with `answers` to learn and `facts` put before the question.
+
+        `form` is a text with {facts} and {question}; without it, the language model's prompt is used.
+        """
         before = facts or [""] * len(questions)
         pairs = zip(questions, before, strict=True)
-        prompts = self._encode([self.settings.prompt.format(question=q, facts=f) for q, f in pairs])
+        shape = form or self.settings.prompt
+        prompts = self._encode([shape.format(question=q, facts=f) for q, f in pairs])
         ends = self._encode([a + self.settings.stop for a in answers]) if answers else [[] for _ in prompts]
         width = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
         ids = torch.full((len(prompts), width), self.stop)
@@ -95,14 +100,15 @@ class Reader:
         return F.cross_entropy(output.logits[:, :-1][kept].float(), labels[kept])
 
     @torch.no_grad()
-    def generate(self, tokens: Tokens, limit: int) -> list[str]:
-        """Return the most likely answers, token by token, of at most `limit` tokens."""
+    def generate(self, tokens: Tokens, limit: int, one_line: bool = False) -> list[str]:
+        """Return the most likely answers, or their first lines, token by token, of at most `limit` tokens."""
+        ends = [self.stop, *(self._encode(["\n"])[0][-1:] if one_line else [])]
         out = self.lm.generate(
             input_ids=tokens.ids,
             attention_mask=tokens.mask,
             max_new_tokens=limit,
             do_sample=False,
-            eos_token_id=self.stop,
+            eos_token_id=ends,
             pad_token_id=self.stop,
         )
         texts = self.tokenizer.batch_decode(out[:, tokens.ids.shape[1] :], skip_special_tokens=True)

@@ -256,6 +256,26 @@ def test_closed_book_reads_nothing_and_can_not_be_trained(make: Opened) -> None:
         system.losses(some_examples(system))
 
 
+def test_an_answer_of_one_line_is_the_first_line_of_the_whole_answer(make: Opened) -> None:
+    reader = make(closed_book()).reader
+    prompts = reader.tokens(QUESTIONS, form="{question}")
+    newline = reader.tokenizer.encode("\n", add_special_tokens=False)[-1]
+    calls = 0
+
+    def prefer(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return logits.index_fill(-1, torch.tensor(newline), 1e4) if calls == 4 else logits
+
+    hook = reader.lm.get_output_embeddings().register_forward_hook(prefer)
+    full = reader.generate(prompts, 12)
+    calls = 0
+    line = reader.generate(prompts, 12, one_line=True)
+    hook.remove()
+    assert [text.split("\n")[0].strip() for text in full] == line
+    assert full != line
+
+
 @pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
 def test_the_next_question_sees_what_the_memory_was_told(method: Method, make: Opened) -> None:
     system = make(method, N=100)
@@ -298,6 +318,7 @@ def test_an_answerer_speaks_of_facts_by_their_ids_in_the_tables(make: Opened, wo
         (ours(), {"relation_scale": 0.0}, "entity_scale and relation_scale above 0"),
         (rag(), {"fact_tokens": 0}, "method.rank, fact_tokens and answer_tokens must be at least 1"),
         (closed_book(), {"answer_tokens": 0}, "method.answer_tokens must be at least 1, not 0"),
+        (closed_book(), {"prompt": "Answer:"}, r"method.prompt must hold \{question\} once and no \{facts\}"),
     ],
 )
 def test_values_out_of_range_are_errors(method: Method, changes: dict[str, Any], text: str) -> None:

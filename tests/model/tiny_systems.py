@@ -85,7 +85,7 @@ def dysk(**changes: Any) -> Dysk:
 
 
 def closed_book(**changes: Any) -> ClosedBook:
-    return ClosedBook(**({"examples": ["Question: a? Answer: b"], "answer_tokens": 4} | changes))
+    return ClosedBook(**({"prompt": "Question: {question} Answer:", "answer_tokens": 4} | changes))
 
 
 def retrieval(**changes: Any) -> Retrieval:
