@@ -36,6 +36,7 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
         "seconds": round(float(suite.get("time", 0))),
         "branch_coverage_percent": round(float(totals["percent_covered"]), 1),
         "bad_inputs_passed": sum("test_bad_input" in name for name in passed_in),
+        "dvc_passed": sum("test_dvc" in name for name in passed_in),
         "sweeps_passed": sum("test_sweeps" in name for name in passed_in),
         "acceptance_passed": sum("test_acceptance" in name for name in passed_in),
     }

@@ -22,6 +22,7 @@ def test_counts_time_and_coverage_are_taken_over(tmp_path):
         "seconds": 61,
         "branch_coverage_percent": 93.5,
         "bad_inputs_passed": 1,
+        "dvc_passed": 0,
         "sweeps_passed": 1,
         "acceptance_passed": 0,
     }
