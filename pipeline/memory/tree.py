@@ -1,0 +1,136 @@
+r"""Hierarchical key pruning: keys in three levels of clusters (HiKVP of AtlasKV, arXiv 2510.17934).
+
+M keys are put into clusters of at most ⌈∛M⌉, those clusters into clusters of as many; a cluster's key is the
+mean of its members' keys. A search scores the roots and keeps k_R, scores their children and keeps k_I, scores
+the keys below those and returns the best n (k_L): some k_R·∛M + k_I·∛M + ∛M inner products in place of M.
+
+The clusters are balanced spherical 2-means, applied again and again: each split puts as many keys on either
+side as the clusters to come hold, so no cluster is larger than the others by more than one key and the depth
+is three whatever the data. (The paper clusters with Gaussian mixtures after UMAP, which grows with M² / ∛M.)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+ROUNDS = 6
+"""Rounds of each 2-means."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Keys with their two levels of clusters; a searcher like any other.
+
+    Args:
+        leaves: the keys.
+        inner: mean key of each cluster of keys.
+        roots: mean key of each cluster of clusters.
+        below_inner: rows of `leaves` in each cluster; -1 where it has fewer than ⌈∛M⌉.
+        below_root: rows of `inner` in each cluster of clusters, likewise.
+        roots_kept: k_R (AtlasKV: 128).
+        inner_kept: k_I (AtlasKV: 64).
+    """
+
+    leaves: Float[Tensor, "M P"]
+    inner: Float[Tensor, "I P"]
+    roots: Float[Tensor, "R P"]
+    below_inner: Int[Tensor, "I S"]
+    below_root: Int[Tensor, "R S"]
+    roots_kept: int
+    inner_kept: int
+
+    def search(
+        self, queries: Float[Tensor, "B P"], n: int
+    ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+        """Return the n largest inner products among the keys that were not pruned, and their rows.
+
+        Where fewer than n are left, row 0 with the score -inf stands for the rest; n is cut to M.
+        """
+        queries = queries.to(self.leaves.dtype)
+        scores = queries @ self.roots.T
+        _, roots = scores.topk(min(self.roots_kept, len(self.roots)), dim=-1)
+        _, inner = _best(queries, self.inner, self.below_root[roots].flatten(1), self.inner_kept)
+        below = self.below_inner[inner.clamp(min=0)].masked_fill(inner[..., None] < 0, -1).flatten(1)
+        wanted = min(n, len(self.leaves))
+        best, rows = _best(queries, self.leaves, below, wanted)
+        missing = wanted - rows.shape[1]
+        return F.pad(best.float(), (0, missing), value=-torch.inf), F.pad(rows.clamp(min=0), (0, missing))
+
+
+def _best(
+    queries: Float[Tensor, "B P"], keys: Float[Tensor, "n P"], rows: Int[Tensor, "B c"], kept: int
+) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
+    """Return the best `kept` of each query's own rows of `keys`; a row of -1 scores -inf and stays -1."""
+    scores = torch.einsum("bp,bcp->bc", queries, keys[rows.clamp(min=0)])
+    best, places = scores.masked_fill(rows < 0, -torch.inf).topk(min(kept, rows.shape[1]), dim=-1)
+    return best, rows.gather(1, places)
+
+
+def build_tree(keys: Float[Tensor, "M P"], roots_kept: int, inner_kept: int, seed: int = 0) -> Tree:
+    """Return the tree over `keys`.
+
+    Args:
+        keys: at least one.
+        roots_kept: k_R.
+        inner_kept: k_I.
+        seed: of where each 2-means begins.
+
+    Raises:
+        ValueError: there is no key.
+    """
+    if not len(keys):
+        raise ValueError("a tree needs at least one key")
+    size = cube_root(len(keys))
+    draw = torch.Generator().manual_seed(seed)
+    below_inner = clusters(keys, size, draw)
+    inner = means(keys, below_inner)
+    below_root = clusters(inner, size, draw)
+    return Tree(keys, inner, means(inner, below_root), below_inner, below_root, roots_kept, inner_kept)
+
+
+def cube_root(number: int) -> int:
+    """Return ⌈∛number⌉, exactly."""
+    root = round(number ** (1 / 3))
+    while root**3 < number:
+        root += 1
+    while root > 1 and (root - 1) ** 3 >= number:
+        root -= 1
+    return root
+
+
+def means(keys: Float[Tensor, "M P"], members: Int[Tensor, "c S"]) -> Float[Tensor, "c P"]:
+    """Return the mean key of each cluster."""
+    there = members >= 0
+    total = (keys[members.clamp(min=0)] * there[..., None]).sum(dim=1)
+    return total / there.sum(dim=1, keepdim=True)
+
+
+def clusters(keys: Float[Tensor, "M P"], size: int, draw: torch.Generator) -> Int[Tensor, "c S"]:
+    """Return ⌈M/size⌉ balanced clusters of at most `size` keys, as rows of `keys`, -1 where one is smaller."""
+    unit = F.normalize(keys.float(), dim=-1)
+    open_, done = [(torch.arange(len(keys), device=keys.device), -(-len(keys) // size))], []
+    while open_:
+        rows, count = open_.pop()
+        if count == 1:
+            done.append(F.pad(rows, (0, size - len(rows)), value=-1))
+            continue
+        left = count // 2
+        order = rows[_lean(unit[rows], draw).argsort(stable=True)]
+        cut = len(rows) * left // count
+        open_ += [(order[:cut], left), (order[cut:], count - left)]
+    return torch.stack(done)
+
+
+def _lean(unit: Float[Tensor, "n P"], draw: torch.Generator) -> Float[Tensor, " n"]:
+    """Return how much nearer each key is to the second of two centres than to the first."""
+    first, second = torch.randperm(len(unit), generator=draw)[:2].tolist()
+    centres = unit[[first, second]]
+    for _ in range(ROUNDS):
+        side = (unit @ (centres[1] - centres[0])) > 0
+        if side.all() or not side.any():
+            break
+        centres = F.normalize(torch.stack([unit[~side].mean(dim=0), unit[side].mean(dim=0)]), dim=-1)
+    return unit @ (centres[1] - centres[0])
