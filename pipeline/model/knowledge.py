@@ -1,0 +1,134 @@
+r"""Attention from language-model states to facts that are one vector each, computed in the space of the vectors.
+
+Fact m has a base key b_k[m] and a base value b_v[m], both of P dimensions, from a frozen sentence encoder. At a
+layer, head i maps them by W_K and W_V to keys and values of D dimensions; the query q̃ has a projection of its
+own and no rotary embedding. KBLaM (arXiv 2410.10450, eq. 4) and AtlasKV (arXiv 2510.17934, eq. 5) normalise
+W_K b_k[m] over all layers, heads and dimensions at once, without learned scale or shift. With w̄ the mean row of
+W_K and C_K = W_K - 1 w̄ᵀ that is one number per key,
+
+.. math:: \hat k[m] = C_K b_k[m] / \sigma[m], \qquad
+          \sigma[m]^2 = b_k[m]^\top (C_K^\top C_K / n) b_k[m] + \epsilon
+
+so that neither keys nor values of all facts are ever made:
+
+.. math:: s[m] = \frac{(C_{K,i}^\top \tilde q_i) \cdot b_k[m]}{\sigma[m] \sqrt D}, \qquad
+          y_i = W_{V,i} \sum_m a[m]\, b_v[m]
+
+`joint` and `mixed` put the facts beside the sequence: one softmax over both (KBLaM), or two softmaxes, mixed by
+their sums of exponentials (AtlasKV). The two are equal; they part only where facts were pruned, because then
+`mixed` weighs the survivors alone and `joint` with a shift counts all M.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+EPSILON = 1e-5
+"""Added to the variance, as in torch's LayerNorm."""
+
+
+class KnowledgeMaps(nn.Module):
+    """W_K and W_V of every layer that sees facts.
+
+    Args:
+        base: P.
+        layers: number of layers that see facts.
+        heads: H, the query heads of each.
+        width: D.
+        normalised: whether keys are normalised.
+    """
+
+    def __init__(self, base: int, layers: int, heads: int, width: int, normalised: bool = True) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.empty(layers, heads, width, base))
+        self.values = nn.Parameter(torch.empty(layers, heads, width, base))
+        self.normalised = normalised
+        for weight in (self.keys, self.values):
+            nn.init.normal_(weight, std=base**-0.5)
+
+    def centred(self) -> Float[Tensor, "layers H D P"]:
+        """Return C_K, or W_K itself where keys are not normalised."""
+        if not self.normalised:
+            return self.keys
+        return self.keys - self.keys.mean(dim=(0, 1, 2), keepdim=True)
+
+    def scale(self, keys: Float[Tensor, "M P"]) -> Float[Tensor, " M"]:
+        """Return 1/σ of each base key; ones where keys are not normalised."""
+        if not self.normalised:
+            return torch.ones(len(keys), dtype=keys.dtype, device=keys.device)
+        weight = self.centred().flatten(0, 2)
+        spread = weight.T @ weight / len(weight)
+        variance = torch.einsum("mp,pq,mq->m", keys, spread, keys)
+        return (variance + EPSILON).rsqrt()
+
+    def fold(self, query: Float[Tensor, "B H T D"], layer: int) -> Float[Tensor, "B H T P"]:
+        """Return the queries of a layer in the space of the base keys, 1/√D included."""
+        return torch.einsum("bhtd,hdp->bhtp", query, self.centred()[layer]) / math.sqrt(query.shape[-1])
+
+    def read(self, averaged: Float[Tensor, "B H T P"], layer: int) -> Float[Tensor, "B H T D"]:
+        """Return W_V of base values that were averaged before."""
+        return torch.einsum("bhtp,hdp->bhtd", averaged, self.values[layer])
+
+
+def scores(
+    folded: Float[Tensor, "B H T P"], keys: Float[Tensor, "*B M P"], scale: Float[Tensor, "*B M"]
+) -> Float[Tensor, "B H T M"]:
+    """Return s[m] of every fact, in nats.
+
+    Args:
+        folded: queries in the space of the keys.
+        keys: base keys, the same for the batch or a row's own.
+        scale: 1/σ of each.
+    """
+    if keys.ndim == 2:
+        return torch.einsum("bhtp,mp->bhtm", folded, keys) * scale
+    return torch.einsum("bhtp,bmp->bhtm", folded, keys) * scale[:, None, None]
+
+
+class Fused(NamedTuple):
+    """What a layer reads from facts and sequence."""
+
+    sequence: Float[Tensor, "B H T S"]
+    """Weights of the sequence's positions."""
+    facts: Float[Tensor, "B H T M"]
+    """Weights of the facts; with those of the sequence they sum to 1."""
+
+
+def joint(sequence: Float[Tensor, "B H T S"], facts: Float[Tensor, "B H T M"], shift: float = 0.0) -> Fused:
+    """Return one softmax over facts and sequence (KBLaM).
+
+    Args:
+        sequence: logits of the sequence's positions; the smallest number of their type where none is seen.
+        facts: logits of the facts, -inf where there is none.
+        shift: added to the logits of the facts: log C - log M when KBLaM answers, so that M facts together
+            weigh about as much as C.
+    """
+    both = torch.softmax(torch.cat([facts + shift, sequence], dim=-1).float(), dim=-1).to(sequence.dtype)
+    return Fused(both[..., facts.shape[-1] :], both[..., : facts.shape[-1]])
+
+
+def mixed(sequence: Float[Tensor, "B H T S"], facts: Float[Tensor, "B H T M"]) -> Fused:
+    """Return two softmaxes, weighed by λ_kg = Σ e^s / (Σ e^s + Σ e^seq) and 1 - λ_kg (AtlasKV).
+
+    Args:
+        sequence: as for `joint`.
+        facts: logits of the facts that were not pruned, -inf where there is none.
+    """
+    totals = torch.stack([facts.float().logsumexp(dim=-1), sequence.float().logsumexp(dim=-1)], dim=-1)
+    share = torch.softmax(totals, dim=-1)
+    of_facts = torch.softmax(facts.float(), dim=-1).nan_to_num() * share[..., :1]
+    of_sequence = torch.softmax(sequence.float(), dim=-1) * share[..., 1:]
+    return Fused(of_sequence.to(sequence.dtype), of_facts.to(sequence.dtype))
+
+
+def size_shift(count: int, weight: float) -> float:
+    """Return KBLaM's shift log C - log M, in nats.
+
+    Args:
+        count: M, the number of facts.
+        weight: C (KBLaM: 100).
+    """
+    return math.log(weight) - math.log(max(1, count))

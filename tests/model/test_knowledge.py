@@ -1,0 +1,100 @@
+"""Attention in base space against the formulas written out, and the two ways to put facts beside a sequence."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.model.knowledge import KnowledgeMaps, joint, mixed, scores, size_shift
+
+B, H, T, S, D, P = 2, 3, 4, 5, 8, 12
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def maps(normalised: bool = True, layers: int = 2) -> KnowledgeMaps:
+    torch.manual_seed(3)
+    return KnowledgeMaps(P, layers, H, D, normalised)
+
+
+def projected(made: KnowledgeMaps, keys: Tensor) -> Tensor:
+    """All keys of all layers as the papers make them: [M, layers, H, D]."""
+    flat = keys @ made.keys.flatten(0, 2).T
+    if made.normalised:
+        flat = F.layer_norm(flat, flat.shape[-1:])
+    return flat.view(len(keys), *made.keys.shape[:3])
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_scores_in_base_space_are_those_of_projected_keys(normalised: bool, count: int) -> None:
+    made, keys, query = maps(normalised), drawn(count, P), drawn(B, H, T, D)
+    for layer in range(2):
+        found = scores(made.fold(query, layer), keys, made.scale(keys))
+        expected = torch.einsum("bhtd,mhd->bhtm", query, projected(made, keys)[:, layer]) / math.sqrt(D)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_may_have_facts_of_its_own() -> None:
+    made, keys, query = maps(), drawn(B, 6, P), drawn(B, H, T, D)
+    scale = torch.stack([made.scale(row) for row in keys])
+    found = scores(made.fold(query, 0), keys, scale)
+    for row in range(B):
+        alone = scores(made.fold(query[row : row + 1], 0), keys[row], made.scale(keys[row]))
+        torch.testing.assert_close(found[row : row + 1], alone)
+
+
+def test_values_may_be_averaged_before_they_are_mapped() -> None:
+    made, values = maps(), drawn(9, P)
+    weights = torch.softmax(drawn(B, H, T, 9), dim=-1)
+    found = made.read(torch.einsum("bhtm,mp->bhtp", weights, values), 1)
+    mapped = torch.einsum("mp,hdp->mhd", values, made.values[1])
+    torch.testing.assert_close(found, torch.einsum("bhtm,mhd->bhtd", weights, mapped), rtol=1e-5, atol=1e-5)
+
+
+@given(count=st.integers(1, 40), seed=st.integers(0, 50), size=st.floats(0.1, 20))
+@settings(max_examples=40, deadline=None)
+def test_without_shift_and_pruning_the_two_fusions_are_one(count: int, seed: int, size: float) -> None:
+    sequence, facts = size * drawn(B, H, T, S, seed=seed), size * drawn(B, H, T, count, seed=seed)
+    one, two = joint(sequence, facts), mixed(sequence, facts)
+    torch.testing.assert_close(one.facts, two.facts, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(one.sequence, two.sequence, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(one.facts.sum(-1) + one.sequence.sum(-1), torch.ones(B, H, T))
+
+
+def test_no_fact_leaves_the_sequence_as_it_was() -> None:
+    sequence, none = drawn(B, H, T, S), torch.full((B, H, T, 3), -torch.inf)
+    for fused in (joint(sequence, none), mixed(sequence, none)):
+        assert not fused.facts.any()
+        torch.testing.assert_close(fused.sequence, torch.softmax(sequence, dim=-1))
+
+
+def test_the_order_of_facts_does_not_matter() -> None:
+    sequence, facts, order = drawn(B, H, T, S), drawn(B, H, T, 7), torch.randperm(7)
+    for fuse in (joint, mixed):
+        torch.testing.assert_close(
+            fuse(sequence, facts[..., order]).facts, fuse(sequence, facts).facts[..., order]
+        )
+
+
+def test_the_shift_makes_many_equal_facts_weigh_as_much_as_a_hundred() -> None:
+    sequence = torch.zeros(1, 1, 1, 4)
+    total = [
+        joint(sequence, torch.zeros(1, 1, 1, count), size_shift(count, 100)).facts.sum().item()
+        for count in (100, 1_000, 10_000)
+    ]
+    assert total == pytest.approx([100 / 104] * 3, rel=1e-5)
+
+
+def test_gradients_reach_both_maps() -> None:
+    made, keys = maps(), drawn(6, P)
+    weights = torch.softmax(scores(made.fold(drawn(B, H, T, D), 0), keys, made.scale(keys)), dim=-1)
+    made.read(torch.einsum("bhtm,mp->bhtp", weights, keys), 0).square().sum().backward()
+    assert made.keys.grad is not None and made.keys.grad[0].abs().sum() > 0
+    assert made.values.grad is not None and made.values.grad[0].abs().sum() > 0
