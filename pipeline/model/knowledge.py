@@ -16,7 +16,8 @@ so that neither keys nor values of all facts are ever made:
 
 `joint` and `mixed` put the facts beside the sequence: one softmax over both (KBLaM), or two softmaxes, mixed by
 their sums of exponentials (AtlasKV). The two are equal; they part only where facts were pruned, because then
-`mixed` weighs the survivors alone and `joint` with a shift counts all M.
+`mixed` weighs the survivors alone and `joint` with a shift counts all M. `streamed` reads any number of facts in
+blocks, with the sums that either needs.
 """
 
 import math
@@ -132,3 +133,58 @@ def size_shift(count: int, weight: float) -> float:
         weight: C (KBLaM: 100).
     """
     return math.log(weight) - math.log(max(1, count))
+
+
+class Read(NamedTuple):
+    """What a layer finds in the facts alone."""
+
+    averaged: Float[Tensor, "B H T P"]
+    """Σ a[m] b_v[m] with the softmax a over the facts; zeros where there is none."""
+    total: Float[Tensor, "B H T"]
+    """log Σ e^s, from which the share of the facts beside a sequence follows; -inf where there is none."""
+
+
+def streamed(
+    folded: Float[Tensor, "B H T P"],
+    keys: Float[Tensor, "M P"],
+    values: Float[Tensor, "M P"],
+    scale: Float[Tensor, " M"],
+    block: int,
+) -> Read:
+    """Read all facts, `block` at a time: the logits of all of them are never held at once.
+
+    Args:
+        folded: queries in the space of the keys.
+        keys: base keys.
+        values: base values.
+        scale: 1/σ of each key.
+        block: facts at a time.
+    """
+    highest = folded.new_full(folded.shape[:3], -torch.inf)
+    total = torch.zeros_like(highest)
+    averaged = torch.zeros_like(folded)
+    for start in range(0, len(keys), block):
+        part = slice(start, start + block)
+        logits = scores(folded, keys[part], scale[part])
+        above = torch.maximum(highest, logits.amax(dim=-1))
+        kept = (highest - above).exp()
+        weight = (logits - above[..., None]).exp()
+        total = total * kept + weight.sum(dim=-1)
+        averaged = averaged * kept[..., None] + torch.einsum("bhtm,mp->bhtp", weight, values[part])
+        highest = above
+    if not len(keys):
+        return Read(averaged, highest)
+    return Read(averaged / total[..., None], highest + total.log())
+
+
+def shares(
+    sequence: Float[Tensor, "B H T"], facts: Float[Tensor, "B H T"], shift: float = 0.0
+) -> Float[Tensor, "B H T"]:
+    """Return λ_kg, the share of the facts beside the sequence, from the log-sums of exponentials of both.
+
+    Args:
+        sequence: log Σ e^seq of the sequence's logits.
+        facts: `Read.total`.
+        shift: as for `joint`, which this then equals.
+    """
+    return torch.sigmoid(facts + shift - sequence)

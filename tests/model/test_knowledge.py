@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.model.knowledge import KnowledgeMaps, joint, mixed, scores, size_shift
+from pipeline.model.knowledge import KnowledgeMaps, joint, mixed, scores, shares, size_shift, streamed
 
 B, H, T, S, D, P = 2, 3, 4, 5, 8, 12
 
@@ -98,3 +98,21 @@ def test_gradients_reach_both_maps() -> None:
     made.read(torch.einsum("bhtm,mp->bhtp", weights, keys), 0).square().sum().backward()
     assert made.keys.grad is not None and made.keys.grad[0].abs().sum() > 0
     assert made.values.grad is not None and made.values.grad[0].abs().sum() > 0
+
+
+@given(count=st.integers(0, 50), block=st.integers(1, 60), size=st.floats(0.1, 30), shift=st.floats(-5, 5))
+@settings(max_examples=40, deadline=None)
+def test_reading_in_blocks_is_the_joint_softmax(count: int, block: int, size: float, shift: float) -> None:
+    made, keys, values = maps(), drawn(count, P, seed=1), drawn(count, P, seed=2)
+    folded, sequence = made.fold(size * drawn(B, H, T, D), 0), size * drawn(B, H, T, S)
+    logits = scores(folded, keys, made.scale(keys))
+    expected = joint(sequence, logits, shift)
+    read = streamed(folded, keys, values, made.scale(keys), block)
+    share = shares(sequence.logsumexp(dim=-1), read.total, shift)
+    torch.testing.assert_close(share, expected.facts.sum(dim=-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        share[..., None] * read.averaged,
+        torch.einsum("bhtm,mp->bhtp", expected.facts, values),
+        rtol=1e-3,
+        atol=1e-4,
+    )
