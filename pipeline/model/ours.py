@@ -14,10 +14,11 @@ from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.attention import inject, reading
+from pipeline.model.factreader import FactReader
 from pipeline.model.heads import NullFact, RetrievalHeads, Shares, StateCorrection, shares, spread
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
-from pipeline.model.reader import FactReader, Reader
+from pipeline.model.reader import Reader
 from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
 from pipeline.shapes import CandidateFacts, CandidateScores
 
