@@ -74,8 +74,10 @@ def _stage(name: str, overrides: list[str], log: Path, gpu: str | None) -> None:
             command, stdout=stream, stderr=subprocess.STDOUT, env=environ | seen
         ).returncode
     if ended:
-        tail = log.read_text(encoding="utf-8").splitlines()[-3:]
-        raise UserError(f"{' '.join(command)}: ended with {ended}; see {log}: {' / '.join(tail)}")
+        lines = log.read_text(encoding="utf-8").splitlines()
+        told = [line for line in lines if line.strip() and "HYDRA_FULL_ERROR" not in line]
+        last = told[-1] if told else "it said nothing"
+        raise UserError(f"{' '.join(command)}: ended with {ended}; see {log}: {last}")
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ arXiv 2410.10450 eq. 4, with tokens as values in place of one vector and a learn
 constant), so the order of the facts can't matter. Keys and values of a fact depend on nothing but its text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -44,6 +44,10 @@ class FactTokens:
     shift: Float[Tensor, "B J"]
     first_layer: int
 
+    def of(self, rows: Int[Tensor, " R"]) -> "FactTokens":
+        """Return what the questions `rows` of the batch read."""
+        return FactTokens(self.keys[:, rows], self.values[:, rows], self.shift[rows], self.first_layer)
+
 
 _ACTIVE: ContextVar[FactTokens | None] = ContextVar("facts", default=None)
 
@@ -54,6 +58,22 @@ def reading(facts: FactTokens | None) -> Iterator[None]:
     token = _ACTIVE.set(facts)
     try:
         yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+@contextmanager
+def narrowing() -> Iterator[Callable[[Int[Tensor, " R"]], None]]:
+    """Give a function that goes on with some rows of the active facts; at the end all of them are back."""
+    token = _ACTIVE.set(_ACTIVE.get())
+
+    def narrow(rows: Int[Tensor, " R"]) -> None:
+        facts = _ACTIVE.get()
+        if facts is not None:
+            _ACTIVE.set(facts.of(rows))
+
+    try:
+        yield narrow
     finally:
         _ACTIVE.reset(token)
 

@@ -54,7 +54,7 @@ class ClosedBookSystem(System):
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return what the model says, up to the end of its first line."""
         prompts = self.reader.tokens(questions, form=self.method.prompt)
-        answers = self.reader.generate(prompts, self.answer_tokens, one_line=True)
+        answers = self.reader.generate(prompts, self.answer_tokens, one_line=True, same_start=True)
         none: list[list[int]] = [[] for _ in questions]
         texts = [answer.split("\n")[0].strip().removesuffix(".") for answer in answers]
         return Reply(texts, none, [[] for _ in questions], none, [0.0] * len(texts), [False] * len(texts))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -189,6 +189,10 @@ class DyskSystem(System):
         finally:
             self._facts = self._valid = None
 
+    def _narrow(self, rows: Int[Tensor, " R"]) -> None:
+        if self._facts is not None and self._valid is not None:
+            self._facts, self._valid = self._facts[rows], self._valid[rows]
+
     @torch.no_grad()
     def _search(self, questions: Sequence[str]) -> Candidates:
         text = self.encoder.encode(questions)
@@ -223,7 +227,7 @@ class DyskSystem(System):
         found = self._search(questions).facts
         prompts = self.reader.tokens(questions)
         with self._candidates(found):
-            texts = self.reader.generate(prompts, self.answer_tokens)
+            texts = self.reader.generate(prompts, self.answer_tokens, narrow=self._narrow)
             prefill = torch.stack(self._scores[: len(self.fusions)]).mean(dim=0)[:, -1]
         k = min(self.memory.settings.k, found.shape[1])
         share, order = torch.softmax(prefill, dim=-1).topk(k, dim=-1)

@@ -8,6 +8,8 @@ with f two-layer perceptrons that start at zero and a bar for normalisation to l
 q_e·e_h + w·log softmax(q_r·R)_r: vectors belong to entities and relations, none to facts.
 """
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -147,17 +149,50 @@ class StateCorrection(nn.Module):
 
 
 class Shares(NamedTuple):
-    """How probability is shared among selected facts and the null fact."""
+    """How probability is shared among selected facts, and whether any of them answers."""
 
     facts: Float[Tensor, "B K"]
-    """Log-probability of each selected fact."""
+    """Log-probability of each selected fact, given that one answers."""
     null: Float[Tensor, "B 1"]
     """Log-probability that none answers."""
 
 
 def shares(
-    scores: Float[Tensor, "B K"], null: Float[Tensor, "B 1"], temperature: Float[Tensor, ""]
+    scores: Float[Tensor, "B K"],
+    null: Float[Tensor, "B 1"],
+    temperature: Float[Tensor, ""],
+    penalty: Float[Tensor, "B K"] | None = None,
 ) -> Shares:
-    """Return log softmax over the selected facts and the null fact."""
+    """Return log softmax over the selected facts, and the null fact's log-probability beside them all.
+
+    The null fact decides whether to answer. It takes nothing from the facts' own shares: a question that is
+    answered is answered from facts that are read in full.
+
+    Args:
+        scores: of the selected facts; -inf where there is none.
+        null: score of the null fact.
+        temperature: of both.
+        penalty: nats that are taken off facts before they share; see `spread`.
+    """
     both = torch.log_softmax(torch.cat([scores, null], dim=-1) / temperature, dim=-1)
-    return Shares(both[:, :-1], both[:, -1:])
+    held = (scores / temperature).clamp(min=-1e4)  # a row without any fact stays finite
+    return Shares(torch.log_softmax(held if penalty is None else held - penalty, dim=-1), both[:, -1:])
+
+
+def spread(
+    slots: Sequence[Sequence[Hashable]], texts: Sequence[Sequence[str]], gap: float
+) -> list[list[float]]:
+    """Return what sets the values of one slot apart: 0, `gap`, 2 `gap` … nats in the order of their texts.
+
+    They have one score, for they answer alike. Read with one weight, they would be blended: asked for a
+    neighbour of Togo, the reader said "Benkina Faso", of Benin and Burkina Faso. The order of texts is that
+    of nothing else: not of the facts' arrival, nor of the search.
+    """
+    rows: list[list[float]] = []
+    for row_slots, row_texts in zip(slots, texts, strict=True):
+        row, before = [0.0] * len(row_texts), Counter[Hashable]()
+        for place in sorted(range(len(row_texts)), key=row_texts.__getitem__):
+            row[place] = gap * before[row_slots[place]]
+            before[row_slots[place]] += 1
+        rows.append(row)
+    return rows

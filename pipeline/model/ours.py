@@ -14,12 +14,13 @@ from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.attention import inject, reading
-from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection, shares
+from pipeline.model.factreader import FactReader
+from pipeline.model.heads import NullFact, RetrievalHeads, Shares, StateCorrection, shares, spread
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
-from pipeline.model.reader import FactReader, Reader
+from pipeline.model.reader import Reader
 from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
-from pipeline.shapes import CandidateFacts
+from pipeline.shapes import CandidateFacts, CandidateScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,9 @@ class Ours:
     fact_cache: int
     """Tokens of facts whose keys and values are kept."""
     share_floor: float
-    """A fact with a smaller probability than this is not read."""
+    """A fact with a smaller share than this is not read."""
+    slot_gap: float
+    """Nats by which each value of a slot is read below the one before it, so that no two are blended."""
     refuse_answerable: float
     """Share of answerable validation questions, of either kind, that may be refused: sets the threshold."""
     answer_tokens: int
@@ -60,6 +63,8 @@ class Ours:
     def __post_init__(self) -> None:
         if not 0 <= self.share_floor < 1:
             raise ValueError(f"method.share_floor must be in [0, 1), not {self.share_floor}")
+        if self.slot_gap < 0:
+            raise ValueError(f"method.slot_gap must be at least 0, not {self.slot_gap}")
         if not 0 <= self.refuse_answerable < 1:
             raise ValueError(f"method.refuse_answerable must be in [0, 1), not {self.refuse_answerable}")
         if self.rank < 1 or self.answer_tokens < 1 or self.fact_window < 1 or self.state_layer < 1:
@@ -164,8 +169,7 @@ class OurSystem(System):
         aux = auxiliary_loss(found.scores, gold, null)
         selected = self._training_selection(found.scores, gold)
         rows = [row for row, example in enumerate(batch) if example.gold]
-        log_shares = shares(found.scores.gather(1, selected), null, self.temperature)
-        chosen = facts.gather(1, selected)
+        chosen, log_shares = self._shared(facts.gather(1, selected), found.scores.gather(1, selected), null)
         lm_loss = torch.zeros((), device=aux.device)
         if rows:
             read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
@@ -185,6 +189,17 @@ class OurSystem(System):
             "null_share": log_shares.null.exp().mean().detach(),
         }
 
+    def _shared(self, facts: CandidateFacts, scores: CandidateScores, null: Tensor) -> tuple[Tensor, Shares]:
+        """Return the selected facts by falling share, and their shares."""
+        rows = facts.tolist()
+        triples = self.memory.triples
+        slots = [[tuple(triples[fact, :2].tolist()) if fact >= 0 else None for fact in row] for row in rows]
+        texts = [[self.memory.text(fact) if fact >= 0 else "" for fact in row] for row in rows]
+        penalty = torch.tensor(spread(slots, texts, self.method.slot_gap), device=scores.device)
+        found = shares(scores, null, self.temperature, penalty)
+        order = found.facts.argsort(dim=-1, descending=True, stable=True)
+        return facts.gather(1, order), found._replace(facts=found.facts.gather(1, order))
+
     def _training_selection(self, scores: Tensor, gold: Tensor) -> Tensor:
         """Return the places of 1 to k facts with the best scores, with a gold one among them."""
         k = random.randint(1, min(self.memory.settings.k, scores.shape[1]))
@@ -203,9 +218,9 @@ class OurSystem(System):
         null = self._null(ranked)
         refusal = self._doubt(scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
-        log_shares = shares(scores[:, :k], null, self.temperature).facts
+        chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)
         read, weights = [], []
-        for facts, row in zip(ranked.facts[:, :k].tolist(), log_shares.exp().tolist(), strict=True):
+        for facts, row in zip(chosen.tolist(), log_shares.exp().tolist(), strict=True):
             pairs = [(f, w) for f, w in zip(facts, row, strict=True) if f >= 0]
             kept = [pair for pair in pairs if pair[1] >= self.method.share_floor] or pairs[:1]
             read.append([fact for fact, _ in kept])

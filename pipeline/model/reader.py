@@ -1,8 +1,7 @@
-"""A frozen language model with its tokenizer: prompts, losses, answers, and the tokens of facts."""
+"""A frozen language model with its tokenizer: prompts, losses and answers."""
 
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from pipeline.model.attention import FactTokens
+from pipeline.model.attention import narrowing
 from pipeline.model.lowrank import decoder_layers
 from pipeline.shapes import TokenIds
 from pipeline.weights import LanguageModel, load_language_model
@@ -70,8 +69,8 @@ class Reader:
         before = facts or [""] * len(questions)
         pairs = zip(questions, before, strict=True)
         shape = form or self.settings.prompt
-        prompts = self._encode([shape.format(question=q, facts=f) for q, f in pairs])
-        ends = self._encode([a + self.settings.stop for a in answers]) if answers else [[] for _ in prompts]
+        prompts = self.encode([shape.format(question=q, facts=f) for q, f in pairs])
+        ends = self.encode([a + self.settings.stop for a in answers]) if answers else [[] for _ in prompts]
         width = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
         ids = torch.full((len(prompts), width), self.stop)
         mask = torch.zeros_like(ids)
@@ -100,24 +99,82 @@ class Reader:
         return F.cross_entropy(output.logits[:, :-1][kept].float(), labels[kept])
 
     @torch.no_grad()
-    def generate(self, tokens: Tokens, limit: int, one_line: bool = False) -> list[str]:
-        """Return the most likely answers, or their first lines, token by token, of at most `limit` tokens."""
-        ends = [self.stop, *(self._encode(["\n"])[0][-1:] if one_line else [])]
-        out = self.lm.generate(
-            input_ids=tokens.ids,
-            attention_mask=tokens.mask,
-            max_new_tokens=limit,
-            do_sample=False,
-            eos_token_id=ends,
-            pad_token_id=self.stop,
-        )
-        texts = self.tokenizer.batch_decode(out[:, tokens.ids.shape[1] :], skip_special_tokens=True)
+    def generate(
+        self,
+        tokens: Tokens,
+        limit: int,
+        one_line: bool = False,
+        same_start: bool = False,
+        narrow: Callable[[Int[Tensor, " R"]], None] | None = None,
+    ) -> list[str]:
+        """Return the most likely answers, or their first lines, token by token, of at most `limit` tokens.
+
+        A question whose answer has ended leaves the batch: most answers have a few tokens, some have many.
+
+        Args:
+            tokens: the prompts.
+            limit: tokens of the longest answer.
+            one_line: whether an answer ends with its first line.
+            same_start: whether what all prompts begin with is computed once for all, which only suits a
+                model that nothing else tells the questions apart.
+            narrow: told the rows that go on wherever some have ended, so that what a caller holds for each
+                question can follow.
+        """
+        ends = torch.tensor([self.stop, *(self.encode(["\n"])[0][-1:] if one_line else [])])
+        asked = torch.arange(len(tokens.ids))
+        said: list[list[int]] = [[] for _ in tokens.ids]
+        ids, mask, cache = tokens.ids, tokens.mask, DynamicCache(config=self.lm.config)
+        if same_start and not any(cache.is_sliding):  # a window would count the padding behind the start
+            ids, mask = self._started(tokens, cache)
+        with narrowing() as narrow_facts:
+            for _ in range(limit):
+                best = self._next(ids, mask, cache)
+                going = torch.nonzero(~torch.isin(best.cpu(), ends))[:, 0]
+                if not len(going):
+                    break
+                if len(going) < len(best):
+                    asked, rows = asked[going], going.to(self.device)
+                    best, mask = best[rows], mask[rows]
+                    cache.batch_select_indices(rows)
+                    for follow in (narrow_facts, *([narrow] if narrow else [])):
+                        follow(rows)
+                for row, token in zip(asked.tolist(), best.tolist(), strict=True):
+                    said[row].append(token)
+                ids, mask = best[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def _next(self, ids: TokenIds, mask: TokenIds, cache: DynamicCache) -> Int[Tensor, " B"]:
+        """Return the most likely next token after `ids` and what `cache` holds before them."""
+        output = self.lm(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        best: Tensor = output.logits[:, -1].argmax(dim=-1)
+        return best
+
+    def _started(self, tokens: Tokens, cache: DynamicCache) -> tuple[TokenIds, TokenIds]:
+        """Compute what all prompts begin with into `cache`; return the rest of them, and the whole mask."""
+        prompts = [row[seen.bool()] for row, seen in zip(tokens.ids, tokens.mask, strict=True)]
+        longest = min(map(len, prompts)) - 1
+        alike = torch.stack([prompt[:longest] == prompts[0][:longest] for prompt in prompts]).all(dim=0)
+        length = int(alike.cumprod(dim=0).sum())
+        if length:
+            self.lm.base_model(input_ids=prompts[0][None, :length], past_key_values=cache, use_cache=True)
+            cache.batch_repeat_interleave(len(prompts))
+        # Rows are padded on the left: the tokens that are done lie behind the padding.
+        done = (tokens.mask.cumsum(dim=-1) <= length) & tokens.mask.bool()
+        ids, mask = (t[~done].view(len(prompts), -1) for t in (tokens.ids, tokens.mask))
+        return ids, torch.cat([mask.new_ones(len(mask), length), mask], dim=1)
 
     @torch.no_grad()
     def early_states(self, questions: Sequence[str], layer: int) -> Float[Tensor, "B C"]:
         """Return the mean state of each bare question's tokens after `layer` layers, in float32."""
-        encoded = self._encode(questions)
+        encoded = self.encode(questions)
         width = max(map(len, encoded))
         ids = torch.full((len(encoded), width), self.stop, device=self.device)
         mask = torch.zeros_like(ids)
@@ -142,13 +199,14 @@ class Reader:
 
     def cut(self, texts: Sequence[str], limit: int) -> list[str]:
         """Return `texts` with at most `limit` tokens each."""
-        encoded = self._encode(texts)
+        encoded = self.encode(texts)
         return [
             text if len(ids) <= limit else self.tokenizer.decode(ids[:limit])
             for text, ids in zip(texts, encoded, strict=True)
         ]
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of `texts`, with nothing added before or behind."""
         ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return ids
 
@@ -160,115 +218,3 @@ def _contiguous(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 class _ReachedError(Exception):
     """The layer that was wanted has been computed."""
-
-
-class FactReader:
-    """Keys and values of facts, each prefilled alone by the frozen model, kept in a bounded cache.
-
-    A fact stands at the positions -window … -window + L - 1, before the question's first token at 0: for
-    rotary embeddings only the distance counts, so no position of the question moves.
-
-    Args:
-        reader: the frozen language model.
-        first_layer: lowest layer that reads facts; those below aren't kept.
-        window: tokens of the longest fact; a longer one is cut and counted in `cut`.
-        capacity: tokens of facts that the cache keeps, the least recently used ones leave first.
-    """
-
-    def __init__(self, reader: Reader, first_layer: int, window: int, capacity: int) -> None:
-        self.reader = reader
-        self.first_layer = first_layer
-        self.window = window
-        self.capacity = capacity
-        self.cut = 0
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
-        self._held = 0
-
-    def facts(self, texts: Sequence[Sequence[str]], shift: Float[Tensor, "B K"]) -> FactTokens:
-        """Return the tokens of each question's facts with the shift of their fact.
-
-        Args:
-            texts: the facts of each question, at most K.
-            shift: log-probability of each fact; columns beyond a question's facts are ignored.
-        """
-        distinct = sorted({text for row in texts for text in row})
-        states = self._states(distinct)
-        longest = max((s.shape[3] for s in states.values()), default=1)
-        width = shift.shape[1]
-        config = self.reader.lm.config
-        heads = next(iter(states.values())).shape[2] if states else 1
-        size = next(iter(states.values())).shape[4] if states else config.hidden_size
-        kept = self.reader.layers - self.first_layer
-        table = torch.zeros(
-            len(distinct) + 1,
-            2,
-            kept,
-            heads,
-            longest,
-            size,
-            dtype=self.reader.lm.dtype,
-            device=self.reader.device,
-        )
-        lengths = torch.zeros(len(distinct) + 1, dtype=torch.long)
-        for row, text in enumerate(distinct):
-            table[row, :, :, :, : states[text].shape[3]] = states[text]
-            lengths[row] = states[text].shape[3]
-        place = {text: row for row, text in enumerate(distinct)}
-        chosen = torch.tensor(
-            [[place[t] for t in row] + [len(distinct)] * (width - len(row)) for row in texts]
-        )
-        gathered = table[chosen.to(table.device)]  # B K 2 layers G L D
-        joined = gathered.permute(2, 3, 0, 4, 1, 5, 6).reshape(
-            2, kept, len(texts), heads, width * longest, size
-        )
-        real = torch.arange(longest)[None, None] < lengths[chosen][..., None]
-        token_shift = shift[..., None].expand(-1, -1, longest)
-        token_shift = token_shift.masked_fill(~real.to(shift.device), torch.finfo(self.reader.lm.dtype).min)
-        return FactTokens(joined[0], joined[1], token_shift.flatten(1), self.first_layer)
-
-    def clear(self) -> None:
-        """Empty the cache."""
-        self._cache.clear()
-        self._held = 0
-
-    def _states(self, texts: Sequence[str]) -> dict[str, Float[Tensor, "2 layers G L D"]]:
-        missing = [text for text in texts if text not in self._cache]
-        found = {text: self._cache[text] for text in texts if text in self._cache}
-        for text in found:
-            self._cache.move_to_end(text)
-        if missing:
-            found |= dict(zip(missing, self._prefill(missing), strict=True))
-        for text in missing:
-            self._cache[text] = found[text]
-            self._held += found[text].shape[3]
-        while self._held > self.capacity and self._cache:
-            _, oldest = self._cache.popitem(last=False)
-            self._held -= oldest.shape[3]
-        return found
-
-    @torch.no_grad()
-    def _prefill(self, texts: Sequence[str]) -> list[Float[Tensor, "2 layers G L D"]]:
-        encoded = self.reader._encode([text + "\n" for text in texts])
-        self.cut += sum(len(tokens) > self.window for tokens in encoded)
-        encoded = [tokens[: self.window] for tokens in encoded]
-        width = max(map(len, encoded))
-        ids = torch.full((len(encoded), width), self.reader.stop)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(encoded):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        positions = torch.arange(width).expand(len(encoded), width) - self.window
-        device = self.reader.device
-        cache = DynamicCache()  # made without a configuration, it keeps every token of sliding layers too
-        self.reader.lm.base_model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        layers = [cache.layers[number] for number in range(self.first_layer, self.reader.layers)]
-        keys = torch.stack([layer.keys for layer in layers])
-        values = torch.stack([layer.values for layer in layers])
-        states: Int[Tensor, "2 layers n G L D"] = torch.stack([keys, values])
-        return [states[:, :, row, :, : len(tokens)].clone() for row, tokens in enumerate(encoded)]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.evaluation.metrics import exact_match, token_f1
 from pipeline.kg.facts import read_table
-from pipeline.model.reader import FactReader
+from pipeline.model.factreader import FactReader
 from pipeline.reporting.tables import Cell, Table
 from pipeline.serve.session import Session
 from pipeline.serve.start import EXAMPLES, shared_paths

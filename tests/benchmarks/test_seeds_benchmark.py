@@ -32,6 +32,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.soak
 def test_a_method_that_is_not_trained_is_asked_with_each_seed(workplace: Path) -> None:
     own = ["--methods", "majority", "--seeds", "3", "5", "--jobs", "2", "--out", "reports/tiny"]
     benchmark.main([*own, "--", *inputs(workplace)])

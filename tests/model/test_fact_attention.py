@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.model.attention import NAME, FactTokens, attend, inject, joint_mask, reading
-from pipeline.model.reader import FactReader, Reader
+from pipeline.model.factreader import FactReader
+from pipeline.model.reader import Reader
 from tests.tiny import FAMILIES, tiny_language_model
 
 LAYER = SimpleNamespace(layer_idx=1, is_causal=True, num_key_value_groups=3, training=False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.memory.facts import Candidates
-from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection, shares
+from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection, shares, spread
 from pipeline.model.losses import auxiliary_loss
 
 
@@ -105,7 +105,8 @@ def test_the_null_fact_of_few_candidates_is_finite(count: int) -> None:
     score = moved_null()(scores, found, torch.tensor(10.0))
     assert score.isfinite().all()
     whole = shares(scores, score, torch.tensor(1.0))
-    torch.testing.assert_close(whole.facts.exp().sum(dim=-1) + whole.null.exp()[:, 0], torch.ones(3))
+    torch.testing.assert_close(whole.facts.exp().sum(dim=-1), torch.ones(3))
+    assert whole.null.isfinite().all()
 
 
 def test_no_gradient_of_the_null_fact_reshapes_the_retrieval() -> None:
@@ -119,14 +120,40 @@ def test_no_gradient_of_the_null_fact_reshapes_the_retrieval() -> None:
         assert parameter.grad.abs().max() > 0
 
 
-def test_shares_are_a_softmax_over_the_facts_and_the_null_fact() -> None:
+def test_shares_are_a_softmax_over_the_facts_with_the_null_fact_beside_them() -> None:
     scores, null = drawn(2, 3), drawn(2, 1, seed=1)
-    found = shares(scores, null, torch.tensor(0.5))
+    penalty = torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.0, 2.0]])
+    found = shares(scores, null, torch.tensor(0.5), penalty)
     for row in range(2):
-        weights = [math.exp(2 * value) for value in [*scores[row].tolist(), null[row].item()]]
-        expected = [weight / sum(weights) for weight in weights]
-        assert found.facts[row].exp().tolist() == pytest.approx(expected[:3], rel=1e-4)
-        assert found.null[row].exp().item() == pytest.approx(expected[3], rel=1e-4)
+        weights = [
+            math.exp(2 * s - p) for s, p in zip(scores[row].tolist(), penalty[row].tolist(), strict=True)
+        ]
+        assert found.facts[row].exp().tolist() == pytest.approx([w / sum(weights) for w in weights])
+        both = [math.exp(2 * value) for value in [*scores[row].tolist(), null[row].item()]]
+        assert found.null[row].exp().item() == pytest.approx(both[-1] / sum(both))
+
+
+def test_a_sure_null_fact_takes_nothing_from_what_is_read() -> None:
+    scores = drawn(2, 3)
+    few, many = (shares(scores, torch.full((2, 1), value), torch.tensor(1.0)) for value in (-50.0, 50.0))
+    assert torch.equal(few.facts, many.facts)
+    assert many.null.exp().min() > 0.99 > 0.01 > few.null.exp().max()
+
+
+def test_a_row_without_facts_passes_no_gradient_that_is_not_finite() -> None:
+    scores = drawn(2, 3)
+    scores[0] = -math.inf
+    scores.requires_grad_()
+    shares(scores, drawn(2, 1), torch.tensor(1.0)).facts[1].sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
+
+
+@given(st.permutations(range(4)))
+def test_values_of_a_slot_are_set_apart_by_their_texts_alone(order: list[int]) -> None:
+    slots, texts = ["togo", "togo", "peru", "togo"], ["Ghana", "Benin", "Chile", "Burkina Faso"]
+    (row,) = spread([[slots[i] for i in order]], [[texts[i] for i in order]], 1.5)
+    assert [row[order.index(i)] for i in range(4)] == [3.0, 0.0, 0.0, 1.5]
 
 
 def slow_loss(scores: Tensor, gold: Tensor, null: Tensor | None) -> float:

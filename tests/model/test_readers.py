@@ -6,8 +6,9 @@ from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.model.attention import inject, reading
+from pipeline.model.factreader import FactReader
 from pipeline.model.lowrank import LowRank, decoder_layers
-from pipeline.model.reader import FactReader, Reader
+from pipeline.model.reader import Reader
 from tests.model.tiny_systems import PROJECTIONS
 from tests.tiny import FAMILIES, tiny_language_model
 
@@ -57,6 +58,39 @@ def test_the_loss_of_a_batch_is_that_of_its_answer_tokens_one_by_one(reader: Rea
         with reading(facts.facts(texts, shift)):
             together = reader.loss(reader.tokens(QUESTIONS, ANSWERS))
     assert together.item() == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("same_start", [False, True])
+def test_answers_are_those_of_the_library_whenever_they_end(reader: Reader, same_start: bool) -> None:
+    """Every third token of a random model's answers ends one: some questions go on long after others."""
+    questions = [*QUESTIONS, "What is the capital of Bland?", "What is the capital of the other one of them?"]
+    tokens = reader.tokens(questions, form="What stands there? {question}")
+    shift = torch.tensor([[-0.3, -1.5]]).expand(len(questions), 2)
+    former, ends = reader.stop, 0
+    for facts in (None, FactReader(reader, 1, 40, 1000).facts([FACTS[:2]] * len(questions), shift)):
+        if facts and same_start:
+            continue
+        with inject(reader.lm), reading(facts):
+            out = reader.lm.generate(
+                input_ids=tokens.ids,
+                attention_mask=tokens.mask,
+                max_new_tokens=9,
+                do_sample=False,
+                pad_token_id=former,
+            )[:, tokens.ids.shape[1] :]
+            for stop in {int(token) for token in out.flatten()}:
+                wanted = [row[: [*row, stop].index(stop)] for row in out.tolist()]
+                reader.stop = stop
+                try:
+                    found = reader.generate(tokens, 9, same_start=same_start)
+                finally:
+                    reader.stop = former
+                assert found == [
+                    text.strip() for text in reader.tokenizer.batch_decode(wanted, skip_special_tokens=True)
+                ]
+                ends += len({len(row) for row in wanted}) > 1
+    assert ends
 
 
 def test_an_answer_ends_at_the_stop_token(reader: Reader) -> None:

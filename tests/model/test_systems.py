@@ -79,7 +79,7 @@ def test_gradients_reach_every_parameter_and_nothing_else(
         system.correction.beta.fill_(beta)
     before = digest(system)
     start = {name: parameter.detach().clone() for name, parameter in system.named_parameters()}
-    optimizer = torch.optim.SGD(system.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(system.parameters(), lr=0.01, eps=1e-30)  # moves by any gradient above 0
     examples = some_examples(system)
     with system.attached():
         step(system, optimizer, examples)
@@ -312,6 +312,7 @@ def test_an_answerer_speaks_of_facts_by_their_ids_in_the_tables(make: Opened, wo
     ("method", "changes", "text"),
     [
         (ours(), {"share_floor": 1.0}, r"method.share_floor must be in \[0, 1\), not 1.0"),
+        (ours(), {"slot_gap": -1.0}, "method.slot_gap must be at least 0, not -1.0"),
         (ours(), {"refuse_answerable": 1.0}, r"method.refuse_answerable must be in \[0, 1\), not 1.0"),
         (ours(), {"rank": 0}, "method.rank, answer_tokens, fact_window and state_layer must be at least 1"),
         (ours(), {"head_width": 0}, "method.head_width must be at least 1"),

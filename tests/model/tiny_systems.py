@@ -50,6 +50,7 @@ def ours(**changes: Any) -> Ours:
         "fact_window": 40,
         "fact_cache": 2000,
         "share_floor": 0.001,
+        "slot_gap": 1.0,
         "refuse_answerable": 0.1,
         "answer_tokens": 4,
         "alpha": 0.5,

@@ -119,6 +119,7 @@ def test_templama(present: str) -> None:
     assert extract.counts["slots_that_end_as_they_began"] == 10
 
 
+@pytest.mark.soak
 @needs("entityquestions")
 def test_entityquestions(present: str) -> None:
     assert len(chosen("entityquestions").extract().questions) == 220_703
