@@ -20,11 +20,20 @@ from pipeline.model.ours import Ours, OurSystem
 from pipeline.model.rag import Rag, RagSystem
 from pipeline.model.reader import Reader
 from pipeline.model.system import System
+from pipeline.model.vector import AtlasKv, AtlasKvFlat, Kblam, Vector, VectorSystem
 from pipeline.weights import Encoder, LanguageModel
 
-Method = Ours | Rag | Dysk | ClosedBook
-NAMES = {Ours: "ours", Rag: "rag", Dysk: "dysk", ClosedBook: "closed_book"}
-LAYOUTS = {Rag: "slot", Dysk: "factored"}
+Method = Ours | Rag | Dysk | Kblam | AtlasKv | AtlasKvFlat | ClosedBook
+NAMES = {
+    Ours: "ours",
+    Rag: "rag",
+    Dysk: "dysk",
+    Kblam: "kblam",
+    AtlasKv: "atlaskv",
+    AtlasKvFlat: "atlaskv_flat",
+    ClosedBook: "closed_book",
+}
+LAYOUTS = {Rag: "slot", Dysk: "factored", Kblam: "slot", AtlasKv: "slot", AtlasKvFlat: "slot"}
 """Methods that need one layout of the memory, whatever the configuration chooses for the others."""
 
 
@@ -50,6 +59,8 @@ def open_system(
         return OurSystem(method, reader, texts, facts)
     if isinstance(method, Rag):
         return RagSystem(method, reader, texts, facts)
+    if isinstance(method, Vector):
+        return VectorSystem(method, reader, texts, facts)
     if isinstance(method, ClosedBook):
         return ClosedBookSystem(method, reader, texts, facts)
     rotate = rotate_vectors(paths.rotate / "rotate.safetensors", graph)

@@ -14,6 +14,7 @@ from pipeline.model.ours import Ours
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Retrieval
 from pipeline.model.system import Example, System
+from pipeline.model.vector import Kblam
 from pipeline.tracking import Logger
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -83,6 +84,25 @@ def dysk(**changes: Any) -> Dysk:
         "alpha": 1.0,
     }
     return Dysk(**(values | changes))
+
+
+def vector(**changes: Any) -> Kblam:
+    values: dict[str, Any] = {
+        "every": 2,
+        "normalised": True,
+        "size_weight": 100.0,
+        "roots": 0,
+        "inner": 4,
+        "leaves": 3,
+        "block": 5,
+        "grounding": 0,
+        "negatives": 3,
+        "negatives_every": 2,
+        "negatives_most": 9,
+        "answer_tokens": 4,
+        "alpha": 0.0,
+    }
+    return Kblam(**(values | changes))
 
 
 def closed_book(**changes: Any) -> ClosedBook:

@@ -1,0 +1,121 @@
+"""KBLaM and AtlasKV on the small world: gradients, schedule, updates, refusals of bad values."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import UserError
+from pipeline.memory.facts import Fact
+from pipeline.model.vector import Vector, VectorSystem
+from pipeline.weights import Encoder, LanguageModel
+from tests.model.tiny_systems import opened, some_examples, vector
+from tests.tiny import SmallWorld
+
+QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
+
+
+@pytest.fixture
+def make(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> Callable[..., Any]:
+    def made(**changes: Any) -> Any:
+        return opened(vector(**changes), world, lm, encoder)
+
+    return made
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_gradients_reach_every_parameter_and_nothing_else(alpha: float, make: Callable[..., Any]) -> None:
+    system = make(alpha=alpha)
+    with system.attached():
+        system.losses(some_examples(system))["loss"].backward()
+    for name, parameter in system.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+    assert all(p.grad is None for p in system.reader.lm.parameters())
+
+
+def test_l_aux_brings_the_right_fact_to_the_front(make: Callable[..., Any]) -> None:
+    system = make(alpha=1.0, negatives=8, negatives_every=1, negatives_most=40)
+    examples = some_examples(system)
+    optimizer = torch.optim.Adam(system.parameters(), lr=0.01)
+    losses = []
+    with system.attached():
+        for _ in range(30):
+            random.seed(0)
+            optimizer.zero_grad()
+            parts = system.losses(examples)
+            parts["loss"].backward()
+            optimizer.step()
+            losses.append(float(parts["aux_loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_facts_of_a_step_grow_by_the_schedule_and_hold_the_right_ones(make: Callable[..., Any]) -> None:
+    system = make(negatives=2, negatives_every=3, negatives_most=5)
+    examples = some_examples(system)
+    right = {fact for example in examples for fact in example.gold}
+    for step, most in ((0, 2), (2, 2), (3, 4), (6, 5), (99, 5)):
+        system.steps.fill_(step)
+        random.seed(0)
+        beside = set(system._beside(examples))
+        assert right <= beside
+        assert len(beside - right) <= most
+    assert len(beside - right) > 1
+
+
+def test_pruning_that_keeps_all_answers_as_reading_all(make: Callable[..., Any]) -> None:
+    flat = make(roots=0)
+    pruned = make(roots=999, inner=999, leaves=9999)
+    pruned.load_state_dict(flat.state_dict())
+    with flat.attached():
+        expected = flat.reply(QUESTIONS)
+    with pruned.attached():
+        found = pruned.reply(QUESTIONS)
+    assert (found.texts, found.facts) == (expected.texts, expected.facts)
+
+
+def test_the_next_question_sees_what_the_memory_was_told(make: Callable[..., Any]) -> None:
+    for roots in (0, 4):
+        system = make(roots=roots)
+        with system.attached():
+            system.reply(QUESTIONS)
+            old = system.memory.fact(0)
+            system.memory.upsert([Fact(old.head, old.relation, "NEW", tail_label="Newtown")], replace=True)
+            assert 0 not in system._bank().ids.tolist()
+            assert any(system.memory.fact(row).tail == "NEW" for row in system._bank().ids.tolist())
+            assert system._pruning(system._bank()) is None if not roots else system._pruning(system._bank())
+
+
+def test_an_empty_memory_is_refused_all(make: Callable[..., Any]) -> None:
+    system = make()
+    system.memory.delete([system.memory.fact(row).key for row in system._bank().ids.tolist()])
+    with system.attached():
+        reply = system.reply(QUESTIONS)
+    assert reply.refused == [True] * 3
+    assert reply.facts == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"every": 0}, "method.every must be at least 1, not 0"),
+        ({"size_weight": -1.0}, "method.size_weight must be at least 0, not -1.0"),
+        ({"leaves": 0}, "method.leaves must be at least 1, not 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        replace(vector(), **changes)
+
+
+def test_a_grounding_layer_that_sees_no_facts_is_named(make: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"method\.grounding is 9, but only \d+ of the model's \d+ layers"):
+        make(grounding=9)
+
+
+def test_the_values_are_a_section(make: Callable[..., Any]) -> None:
+    assert isinstance(vector(), Vector)
+    assert isinstance(make(), VectorSystem)
