@@ -80,7 +80,9 @@ class FactsBeside:
         folded = self.maps.fold(query, place)
         whole = hidden.shape[1] == self.asks.shape[1]
         weight = (self.asks if whole else torch.ones_like(hidden[..., 0])).to(folded)
-        asked = torch.einsum("bhtp,bt->bp", folded, weight) / (heads * weight.sum(dim=1, keepdim=True).clamp(min=1))
+        asked = torch.einsum("bhtp,bt->bp", folded, weight) / (
+            heads * weight.sum(dim=1, keepdim=True).clamp(min=1)
+        )
         self.asked.setdefault(place, asked)
         found = self._pruned(folded, asked) if self.tree else self._all(folded)
         return self.maps.read(found.averaged, place), found.total
@@ -145,7 +147,9 @@ def attentions(lm: Any, every: int) -> list[nn.Module]:
     for layer in list(decoder_layers(lm))[::every]:
         known = [module for module in layer.children() if hasattr(module, "layer_idx")]
         if not known:
-            raise UserError(f"{type(lm).__name__}: found no attention in a layer, so no facts can stand beside it")
+            raise UserError(
+                f"{type(lm).__name__}: found no attention in a layer, so no facts can stand beside it"
+            )
         found.append(known[0])
     return found
 
@@ -162,7 +166,9 @@ def query_weight(attention: nn.Module, heads: int) -> Float[Tensor, "HD C"]:
     if hasattr(attention, "query_key_value"):
         fused: Tensor = attention.query_key_value.weight  # type: ignore[union-attr,assignment]
         return fused.detach().unflatten(0, (heads, 3, -1))[:, 0].flatten(0, 1)
-    raise UserError(f"{type(attention).__name__}: has neither q_proj nor query_key_value to start queries from")
+    raise UserError(
+        f"{type(attention).__name__}: has neither q_proj nor query_key_value to start queries from"
+    )
 
 
 @contextmanager

@@ -99,9 +99,7 @@ class VectorSystem(System):
         UserError: the language model has no projection `q_proj` to start from, or too few layers.
     """
 
-    def __init__(
-        self, method: Vector, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory
-    ) -> None:
+    def __init__(self, method: Vector, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
         self.method = method
         modules = attentions(reader.lm, method.every)
@@ -202,7 +200,7 @@ class VectorSystem(System):
         """Return all live facts, gathered anew after a change."""
         adjacency = self.memory.adjacency
         if self._known is None or self._known[0] is not adjacency:
-            live = torch.tensor(sorted(adjacency.by_head.members.tolist()), device=self.reader.device)
+            live = adjacency.by_head.members.sort().values
             self._known, self._tree = (adjacency, self._of(live)), None
         return self._known[1]
 

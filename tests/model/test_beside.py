@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.memory.tree import build_tree
-from pipeline.model.beside import FactsBeside, attend, inject, query_weight, reading
+from pipeline.model.beside import FactsBeside, attend, attentions, inject, query_weight, reading
 from pipeline.model.knowledge import EPSILON, KnowledgeMaps, size_shift
 from pipeline.model.reader import Reader
 from tests.tiny import FAMILIES, tiny_language_model
@@ -28,12 +28,7 @@ def beside(reader: Reader, tokens: Tensor, count: int = 9, seed: int = 3, **opti
     """Facts with maps that are no longer small, beside the tokens whose mask is given."""
     config = reader.lm.config
     heads = config.num_attention_heads
-    with inject(reader.lm, 2):
-        starts = [
-            query_weight(module, heads).float()
-            for module in reader.lm.modules()
-            if hasattr(module, "_place_of_facts")
-        ]
+    starts = [query_weight(module, heads).float() for module in attentions(reader.lm, 2)]
     torch.manual_seed(seed)
     maps = KnowledgeMaps(BASE, len(starts), heads, len(starts[0]) // heads)
     with torch.no_grad():
@@ -69,7 +64,9 @@ def test_facts_far_below_the_sequence_change_nothing_and_others_do(reader: Reade
     with torch.no_grad():
         out = reader.lm(input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=positions).logits
     bare = [row[mask.bool()] for row, mask in zip(out, tokens.mask, strict=True)]
-    for near, far, read in zip(bare, logits(reader, QUESTIONS, shift=-1e4), logits(reader, QUESTIONS), strict=True):
+    for near, far, read in zip(
+        bare, logits(reader, QUESTIONS, shift=-1e4), logits(reader, QUESTIONS), strict=True
+    ):
         torch.testing.assert_close(far, near, rtol=1e-3, atol=1e-4)
         assert (read - near).abs().max() > 1e-2
 
