@@ -14,6 +14,9 @@ from pipeline.model.lowrank import LowRank
 from pipeline.model.reader import Reader
 from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
 
+PARTS = 2
+"""Groups of prompts, by length, that a batch is answered in."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rag:
@@ -83,16 +86,28 @@ class RagSystem(System):
         k = min(self.memory.settings.k, found.facts.shape[1])
         weights = torch.softmax(found.scores[:, :k], dim=-1)
         read = [[fact for fact in row if fact >= 0] for row in found.facts[:, :k].tolist()]
-        prompts = self.reader.tokens(questions, None, [self._shown(row) for row in read])
-        texts = self.reader.generate(prompts, self.answer_tokens)
         return Reply(
-            texts,
+            self._said(questions, [self._shown(row) for row in read]),
             read,
             [row[: len(facts)] for row, facts in zip(weights.tolist(), read, strict=True)],
             [[fact for fact in row if fact >= 0] for row in found.facts.tolist()],
             (1.0 - found.scores[:, 0] / self.method.scale).clamp(max=2.0).tolist(),
             [False] * len(questions),
         )
+
+    def _said(self, questions: Sequence[str], shown: Sequence[str]) -> list[str]:
+        """Return the answers; prompts alike in length go together, for padding costs as much as text."""
+        lengths = [len(ids) for ids in self.reader.encode(shown)]
+        order = sorted(range(len(questions)), key=lengths.__getitem__)
+        size = max(1, -(-len(order) // PARTS))
+        texts = [""] * len(order)
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            prompts = self.reader.tokens([questions[i] for i in part], None, [shown[i] for i in part])
+            answers = self.reader.generate(prompts, self.answer_tokens, same_start=True)
+            for place, answer in zip(part, answers, strict=True):
+                texts[place] = answer
+        return texts
 
     def _shown(self, facts: Sequence[int]) -> str:
         """Return the facts as they stand in the prompt, the best one last, next to the question."""

@@ -63,7 +63,7 @@ def test_the_loss_of_a_batch_is_that_of_its_answer_tokens_one_by_one(reader: Rea
 @torch.no_grad()
 @pytest.mark.parametrize("same_start", [False, True])
 def test_answers_are_those_of_the_library_whenever_they_end(reader: Reader, same_start: bool) -> None:
-    """Every third token of a random model's answers ends one: some questions go on long after others."""
+    """Each token that a random model says is the stop once: some questions go on long after others."""
     questions = [*QUESTIONS, "What is the capital of Bland?", "What is the capital of the other one of them?"]
     tokens = reader.tokens(questions, form="What stands there? {question}")
     shift = torch.tensor([[-0.3, -1.5]]).expand(len(questions), 2)
