@@ -52,7 +52,7 @@ class Synthesis:
 
 @stage
 def synthesize(synthesis: Synthesis, lm: LanguageModel, paths: Paths, seed: int, out: Path) -> None:
-    """Write relations (with nouns), kv, questions and synthesize.json to `out`."""
+    """Write relations (with nouns), kv, synthetic, questions and synthesize.json to `out`."""
     graph = Graph.read(paths.tables)
     relations = list(zip(graph.relations["key"].to_pylist(), graph.relation_labels, strict=True))
     model = synthesis.endpoint.model if synthesis.nouns.writer == "endpoint" else lm.name
@@ -70,6 +70,7 @@ def synthesize(synthesis: Synthesis, lm: LanguageModel, paths: Paths, seed: int,
     invented = synthetic(graph, synthesis.synthetic, synthesis.wording.train, seed)
     kv = facts if synthesis.generator == "kg2kv" else invented
     write_table(out, "kv", {name: kv[name] for name in kv.column_names})
+    write_table(out, "synthetic", {name: invented[name] for name in invented.column_names})
 
     asker = Asker(
         Slots(graph, nouns[0]), usable(graph, synthesis.rows), synthesis.wording, synthesis.questions, seed

@@ -21,9 +21,11 @@ from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Pool, Train, fit
+from pipeline.model.narrow import narrow_rows
 from pipeline.model.ours import Ours, OurSystem
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import (
+    Ask,
     Retrieval,
     choose_threshold,
     choose_weight,
@@ -32,6 +34,7 @@ from pipeline.model.retrieval import (
     fit_null,
 )
 from pipeline.model.system import Example, System
+from pipeline.model.vector import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Vector
 from pipeline.tracking import Curve, Logger, run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -41,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @stage
 def train(
-    method: Ours | Rag | Dysk,
+    method: Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvAux,
     memory: Memory,
     lm: LanguageModel,
     encoder: Encoder,
@@ -61,6 +64,11 @@ def train(
     graph = Graph.read(paths.tables, relations=paths.kv)
     system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
     pool, valid = examples(system, graph, paths)
+    if isinstance(method, Vector) and method.rows == "synthetic":
+        told = read_table(paths.kv, "synthetic")
+        system.memory, pool = narrow_rows(told, memory, system.encoder, seed, lambda b: _bar(b, "names"))
+    if not system.learns_refusal:
+        pool = Pool(pool.template, pool.human, [])
     sections: dict[str, Any] = {
         "method": method,
         "memory": memory,
@@ -81,7 +89,7 @@ def train(
         started = time.perf_counter()
         skipped = fit(
             system,
-            pool if isinstance(system, OurSystem) else Pool(pool.template, pool.human, []),
+            pool,
             train,
             trainer,
             steps,
@@ -147,13 +155,13 @@ def fit_retrieval(
     """Fit the heads, then the correction by early states and its weight, then the null fact."""
     draw = random.Random(seed)
     known = _balanced(pool, settings.examples, draw)
-    vectors = system.encoder.encode([e.text for e in known], lambda b: _bar(b, "questions"))
+    ask = _asking(system, known)
     triples = system.memory.triples[[e.gold[0] for e in known]]
     first = triples[:, 0]
     if system.memory.settings.layout == "slot":
         first = system.memory.adjacency.slot[torch.tensor([e.gold[0] for e in known])].cpu().numpy()
     slots = torch.stack([torch.as_tensor(first), torch.as_tensor(triples[:, 1])], dim=1)
-    curve = fit_heads(system.heads, system.memory, vectors, slots.to(vectors.device), settings, _bar)
+    curve = fit_heads(system.heads, system.memory, ask, slots.to(system.reader.device), settings, _bar)
     curve_file = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
     for row in curve:
         curve_file.append(**row)
@@ -162,7 +170,7 @@ def fit_retrieval(
         held = draw.sample(held, settings.validation)
     weights: Sequence[float] = []
     if settings.correction_steps:
-        fit_correction(system, known, vectors, settings, _bar)
+        fit_correction(system, known, ask, settings, _bar)
         weights = settings.correction_weights
     accuracy = choose_weight(system, held, weights)
     if pool.unanswerable:
@@ -170,6 +178,14 @@ def fit_retrieval(
         answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (known, pool.unanswerable))
         fit_null(system, answerable, without, unanswerable, settings, _bar)
     return accuracy
+
+
+def _asking(system: OurSystem, known: Sequence[Example]) -> Ask:
+    """Return what gives the queries of `known`; their texts are encoded once, early states made each time."""
+    if system.method.question == "states":
+        return lambda drawn: system.query([known[i].text for i in drawn.tolist()])
+    vectors = system.encoder.encode([e.text for e in known], lambda b: _bar(b, "questions"))
+    return lambda drawn: system.heads(vectors[drawn.to(vectors.device)])
 
 
 def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:

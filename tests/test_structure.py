@@ -38,14 +38,17 @@ TOP = 5
 BESIDE_STAGES = {"serve", "benchmarks", "reporting"}
 """Packages that stages may import though they stand as high."""
 
-COMMANDS = {"pipeline.preset", "pipeline.ask"}
+COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark"}
 """Modules to run that are no stage of the DAG."""
+
+MEASUREMENTS = ("pipeline.benchmarks.grounding",)
+"""Commands outside the DAG that take sections as a stage does."""
 
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger"}
-"""Sections that change no result; no stage of dvc.yaml tracks them."""
+UNTRACKED = {"logger", "grounding"}
+"""Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}
 """Sections whose choice is the matrix item instead of a line of params.yaml."""
@@ -222,8 +225,12 @@ def kinds(annotation: Any) -> list[Any]:
 def sections() -> dict[str, Any]:
     """Annotation of each section that some stage reads; two stages that read one must agree on it."""
     found: dict[str, Any] = {}
-    for name, entry in written_stages().items():
-        for parameter in signature(stage_function(entry)).parameters.values():
+    measured = {
+        name: getattr(importlib.import_module(name), name.rsplit(".", 1)[1]).run for name in MEASUREMENTS
+    }
+    runs = {name: stage_function(entry) for name, entry in written_stages().items()} | measured
+    for name, run in runs.items():
+        for parameter in signature(run).parameters.values():
             if parameter.name == "out":
                 continue
             assert parameter.annotation is not Parameter.empty, f"{name}: {parameter.name} lacks a type"

@@ -20,20 +20,26 @@ from pipeline.model.ours import Ours, OurSystem
 from pipeline.model.rag import Rag, RagSystem
 from pipeline.model.reader import Reader
 from pipeline.model.system import System
-from pipeline.model.vector import AtlasKv, AtlasKvFlat, Kblam, Vector, VectorSystem
+from pipeline.model.vector import AtlasKv, AtlasKvAux, AtlasKvFlat, Kblam, KblamSameRows, Vector, VectorSystem
 from pipeline.weights import Encoder, LanguageModel
 
-Method = Ours | Rag | Dysk | Kblam | AtlasKv | AtlasKvFlat | ClosedBook
-NAMES = {
+Method = Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvFlat | AtlasKvAux | ClosedBook
+NAMES: dict[type, str] = {
     Ours: "ours",
     Rag: "rag",
     Dysk: "dysk",
     Kblam: "kblam",
+    KblamSameRows: "kblam_same_rows",
     AtlasKv: "atlaskv",
     AtlasKvFlat: "atlaskv_flat",
+    AtlasKvAux: "atlaskv_aux",
     ClosedBook: "closed_book",
 }
-LAYOUTS = {Rag: "slot", Dysk: "factored", Kblam: "slot", AtlasKv: "slot", AtlasKvFlat: "slot"}
+ADAPTERS = {"atlaskv_flat": "atlaskv"}
+"""Methods that answer with the adapter of another one."""
+LAYOUTS = dict.fromkeys((Rag, Kblam, KblamSameRows, AtlasKv, AtlasKvFlat, AtlasKvAux), "slot") | {
+    Dysk: "factored"
+}
 """Methods that need one layout of the memory, whatever the configuration chooses for the others."""
 
 
@@ -108,7 +114,7 @@ def _answerer(
     system = open_system(method, memory, lm, encoder, graph, paths, device)
     name = NAMES[type(method)]
     if not isinstance(method, ClosedBook):
-        load_adapter(system, paths.adapters / name)
+        load_adapter(system, paths.adapters / ADAPTERS.get(name, name))
     return SystemAnswerer(name, system.eval(), graph)
 
 

@@ -90,6 +90,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
 }
+SCHEMAS["synthetic"] = SCHEMAS["kv"]
 
 
 def write_table(folder: Path, name: str, columns: Mapping[str, object]) -> None:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
+from torch.nn import functional as F
+
 from pipeline.shapes import CandidateFacts, CandidateScores, Vectors
 
 Key = tuple[str, str, str]
@@ -47,6 +50,30 @@ class Candidates(NamedTuple):
     """The part of the score that the entity (or the slot) gives; 0 where there is no fact."""
     relation: CandidateScores
     """The log-probability of the relation; 0 in the slot layout and where there is no fact."""
+
+    @classmethod
+    def best(
+        cls,
+        n: int,
+        facts: CandidateFacts,
+        scores: CandidateScores,
+        entity: CandidateScores,
+        relation: CandidateScores,
+    ) -> "Candidates":
+        """Return the n with the best scores, best first; where fewer have any, the rest is filled up."""
+        scores, order = scores.sort(dim=-1, descending=True, stable=True)
+        order = order[:, :n]
+        missing = n - order.shape[1]
+        scores = F.pad(scores[:, :n], (0, missing), value=-torch.inf)
+        none = scores == -torch.inf
+        kept = (F.pad(part.gather(1, order), (0, missing)) for part in (facts, entity, relation))
+        facts, entity, relation = kept
+        return cls(
+            facts.masked_fill(none, -1),
+            scores,
+            entity.masked_fill(none, 0.0),
+            relation.masked_fill(none, 0.0),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The knowledge memory: facts that can be searched by a question and changed while it is in use."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.config import UserError
@@ -51,6 +52,11 @@ class KnowledgeMemory:
     def device(self) -> torch.device:
         """Where vectors are held and searched."""
         return self.encoder.device
+
+    @property
+    def alive(self) -> Bool[np.ndarray, " M"]:
+        """Which of them hold."""
+        return self._facts.alive
 
     @property
     def triples(self) -> Int[np.ndarray, "M 3"]:
@@ -198,15 +204,7 @@ class KnowledgeMemory:
             of_fact = adjacency.relation[facts.clamp(min=0)]
             relation = torch.log_softmax(logits, dim=-1).gather(1, of_fact)
         scores = (entity + self.settings.relation_weight * relation).masked_fill(~valid, -torch.inf)
-        scores, order = scores.sort(dim=-1, descending=True, stable=True)
-        scores, order = _pad(scores[:, :n], n, -torch.inf), order[:, :n]
-        none = scores == -torch.inf
-        return Candidates(
-            _pad(facts.gather(1, order), n, -1).masked_fill(none, -1),
-            scores,
-            _pad(entity.gather(1, order), n, 0.0).masked_fill(none, 0.0),
-            _pad(relation.gather(1, order), n, 0.0).masked_fill(none, 0.0),
-        )
+        return Candidates.best(n, facts, scores, entity, relation)
 
     def score(self, query: Query, facts: CandidateFacts) -> Candidates:
         """Return given facts with their scores, with gradients into the query; -inf where the id is -1."""
@@ -234,6 +232,18 @@ class KnowledgeMemory:
         heads = self.entities.vectors[self.adjacency.head[rows]].float()
         keys = heads + self.relations.vectors[self.adjacency.relation[rows]].float()
         return keys.masked_fill((facts < 0)[..., None], 0.0)
+
+    @contextmanager
+    def only(self, rows: Sequence[int]) -> Iterator[None]:
+        """Hold the facts `rows` alone inside this block, in which nothing may be changed."""
+        alive = self._facts.alive
+        self._facts.alive = np.isin(np.arange(len(alive)), rows) & alive
+        self._index = self._searcher = None
+        try:
+            yield
+        finally:
+            self._facts.alive = alive
+            self._index = self._searcher = None
 
     @property
     def adjacency(self) -> Adjacency:
@@ -285,8 +295,3 @@ class KnowledgeMemory:
 
 def _slot_key(head: int, relation: int) -> str:
     return f"{head}/{relation}"
-
-
-def _pad(rows: Tensor, width: int, value: float) -> Tensor:
-    """Return `rows` with columns of `value` added up to `width`."""
-    return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=value)

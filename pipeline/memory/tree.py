@@ -9,6 +9,7 @@ side as the clusters to come hold, so no cluster is larger than the others by mo
 is three whatever the data. (The paper clusters with Gaussian mixtures after UMAP, which grows with M² / ∛M.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,9 @@ from torch.nn import functional as F
 
 ROUNDS = 6
 """Rounds of each 2-means."""
+
+Found = tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]
+Pool = Callable[[Float[Tensor, "B Q c"]], Float[Tensor, "B c"]]
 
 
 @dataclass(frozen=True)
@@ -42,30 +46,46 @@ class Tree:
     roots_kept: int
     inner_kept: int
 
-    def search(
-        self, queries: Float[Tensor, "B P"], n: int
-    ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+    def search(self, queries: Float[Tensor, "B P"], n: int) -> Found:
         """Return the n largest inner products among the keys that were not pruned, and their rows.
 
         Where fewer than n are left, row 0 with the score -inf stands for the rest; n is cut to M.
         """
+        return self.descend(queries[:, None], n, lambda logits: logits[:, 0])
+
+    def descend(self, queries: Float[Tensor, "B Q P"], n: int, pool: Pool) -> Found:
+        """Return the n best keys for several queries together.
+
+        Args:
+            queries: a row's queries, of all heads and tokens.
+            n: k_L; where fewer are left, row 0 with the score -inf stands for the rest.
+            pool: makes one score of a candidate's inner products with the row's queries, at every level.
+        """
         queries = queries.to(self.leaves.dtype)
-        scores = queries @ self.roots.T
-        _, roots = scores.topk(min(self.roots_kept, len(self.roots)), dim=-1)
-        _, inner = _best(queries, self.inner, self.below_root[roots].flatten(1), self.inner_kept)
+        every = torch.arange(len(self.roots), device=queries.device).expand(len(queries), -1)
+        _, roots = _best(queries, self.roots, every, self.roots_kept, pool)
+        _, inner = _best(queries, self.inner, self.below_root[roots].flatten(1), self.inner_kept, pool)
         below = self.below_inner[inner.clamp(min=0)].masked_fill(inner[..., None] < 0, -1).flatten(1)
         wanted = min(n, len(self.leaves))
-        best, rows = _best(queries, self.leaves, below, wanted)
+        best, rows = _best(queries, self.leaves, below, wanted, pool)
         missing = wanted - rows.shape[1]
         return F.pad(best.float(), (0, missing), value=-torch.inf), F.pad(rows.clamp(min=0), (0, missing))
 
 
 def _best(
-    queries: Float[Tensor, "B P"], keys: Float[Tensor, "n P"], rows: Int[Tensor, "B c"], kept: int
+    queries: Float[Tensor, "B Q P"],
+    keys: Float[Tensor, "n P"],
+    rows: Int[Tensor, "B c"],
+    kept: int,
+    pool: Pool,
 ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
-    """Return the best `kept` of each query's own rows of `keys`; a row of -1 scores -inf and stays -1."""
-    scores = torch.einsum("bp,bcp->bc", queries, keys[rows.clamp(min=0)])
-    best, places = scores.masked_fill(rows < 0, -torch.inf).topk(min(kept, rows.shape[1]), dim=-1)
+    """Return the best `kept` of each row's own `rows` of `keys`; a row of -1 scores -inf and stays -1."""
+    logits = torch.einsum("bqp,bcp->bqc", queries, keys[rows.clamp(min=0)])
+    none = rows < 0
+    scores = pool(logits.masked_fill(none[:, None], torch.finfo(logits.dtype).min)).masked_fill(
+        none, -torch.inf
+    )
+    best, places = scores.topk(min(kept, rows.shape[1]), dim=-1)
     return best, rows.gather(1, places)
 
 
@@ -93,7 +113,7 @@ def build_tree(keys: Float[Tensor, "M P"], roots_kept: int, inner_kept: int, see
 
 def cube_root(number: int) -> int:
     """Return ⌈∛number⌉, exactly."""
-    root = round(number ** (1 / 3))
+    root: int = round(number ** (1 / 3))
     while root**3 < number:
         root += 1
     while root > 1 and (root - 1) ** 3 >= number:

@@ -13,6 +13,7 @@ which is AtlasKV's mixture, and KBLaM's joint softmax with the shift c = log C -
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,12 +25,32 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pipeline.config import UserError
-from pipeline.memory.tree import Tree
+from pipeline.memory.tree import Found, Tree
 from pipeline.model.attention import joint_mask
-from pipeline.model.knowledge import KnowledgeMaps, Read, scores, shares, streamed
+from pipeline.model.knowledge import KnowledgeMaps, Read, pooled, relevance, scores, shares, streamed
 from pipeline.model.lowrank import decoder_layers
 
 NAME = "sdpa_beside_facts"
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Facts as vectors: the key of their slot and the value of their tail."""
+
+    ids: Int[Tensor, " M"]
+    """Ids in the memory."""
+    keys: Float[Tensor, "M P"]
+    values: Float[Tensor, "M P"]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """HiKVP: the facts that a layer reads are found anew by each row, layer and pass."""
+
+    tree: Tree
+    """Of the keys times their scale."""
+    leaves: int
+    """k_L: facts that are read."""
 
 
 class FactsBeside:
@@ -38,65 +59,82 @@ class FactsBeside:
     Args:
         maps: W_K and W_V.
         queries: weight of q̃ of each layer that sees facts.
-        keys: base keys of the facts.
-        values: their base values.
-        asks: tokens of the question, over which `asked` is taken; padding and answers are none.
+        bank: the facts.
+        asks: tokens of the question, over which scores are pooled; padding and answers are none.
+        grounding: which of the layers that see facts tells what is read.
+        pooling: how heads and tokens are made one score, see `pooled`.
+        block: facts that are looked at at a time.
         shift: nats that the facts' side is raised by.
-        block: facts that are read at a time.
-        tree: of the keys times their scale, where facts are pruned; each row and layer prunes for itself.
-        leaves: facts that are read then.
+        pruning: where only some facts are read.
     """
 
     def __init__(
         self,
         maps: KnowledgeMaps,
         queries: Sequence[Float[Tensor, "HD C"]],
-        keys: Float[Tensor, "M P"],
-        values: Float[Tensor, "M P"],
+        bank: Bank,
         asks: Bool[Tensor, "B T"],
+        grounding: int,
+        pooling: str,
+        block: int,
         shift: float = 0.0,
-        block: int = 1 << 16,
-        tree: Tree | None = None,
-        leaves: int = 1,
+        pruning: Pruning | None = None,
     ) -> None:
-        self.maps, self.queries = maps, queries
-        self.keys, self.values, self.scale = keys, values, maps.scale(keys)
-        self.asks, self.shift, self.block = asks, shift, block
-        self.tree, self.leaves = tree, leaves
-        self.asked: dict[int, Float[Tensor, "B P"]] = {}
-        """Mean folded query of each layer over heads and the question's tokens, of the first pass."""
+        self.maps, self.queries, self.bank = maps, queries, bank
+        self.scale = maps.scale(bank.keys)
+        self.asks, self.grounding, self.pooling, self.block = asks, grounding, pooling, block
+        self.shift, self.pruning = shift, pruning
         self.hidden: Tensor | None = None
+        self._asked: tuple[Float[Tensor, "B Q P"], Float[Tensor, "B Q"]] | None = None
+        self._survivors: Found | None = None
 
-    def scores(self, place: int) -> Float[Tensor, "B M"]:
-        """Return the mean score of every fact over heads and the question's tokens, in nats."""
-        found: Tensor = self.asked[place] @ self.keys.T * self.scale
-        return found
+    def scores(self) -> Float[Tensor, "B M"]:
+        """Return the score of every fact at the grounding layer for the question's tokens, in nats."""
+        assert self._asked is not None
+        return relevance(*self._asked, self.bank.keys, self.scale, self.pooling, self.block)
+
+    def ranking(self, n: int) -> Found:
+        """Return the best facts at the grounding layer, those that were pruned left out; n is cut to M."""
+        if self._survivors is not None:
+            return tuple(part[:, :n] for part in self._survivors)  # type: ignore[return-value]
+        scores = self.scores()
+        best, rows = scores.topk(min(n, scores.shape[1]), dim=-1)
+        return best, rows
 
     def read(self, place: int) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
         """Return what a layer reads from the facts, and the log-sum of their exponentials."""
         assert self.hidden is not None
         hidden, (_, heads, width, _) = self.hidden.float(), self.maps.keys.shape
-        query = F.linear(hidden, self.queries[place]).unflatten(-1, (heads, width)).transpose(1, 2)
+        query = F.linear(hidden, self.queries[place]).view(*hidden.shape[:2], heads, width).transpose(1, 2)
         folded = self.maps.fold(query, place)
-        whole = hidden.shape[1] == self.asks.shape[1]
-        weight = (self.asks if whole else torch.ones_like(hidden[..., 0])).to(folded)
-        asked = torch.einsum("bhtp,bt->bp", folded, weight) / (
-            heads * weight.sum(dim=1, keepdim=True).clamp(min=1)
+        first = self._asked is None and place == self.grounding
+        if first or self.pruning:
+            whole = hidden.shape[1] == self.asks.shape[1]
+            tokens = (self.asks if whole else torch.ones_like(hidden[..., 0])).to(folded)
+            weight = tokens.repeat(1, heads) / (heads * tokens.sum(dim=1, keepdim=True).clamp(min=1))
+            asked = folded.flatten(1, 2), weight
+        if first:
+            self._asked = asked
+        if not self.pruning:
+            found = streamed(folded, self.bank.keys, self.bank.values, self.scale, self.block)
+            return self.maps.read(found.averaged, place), found.total
+        survivors = self.pruning.tree.descend(
+            asked[0], self.pruning.leaves, lambda logits: pooled(logits, asked[1], self.pooling)
         )
-        self.asked.setdefault(place, asked)
-        found = self._pruned(folded, asked) if self.tree else self._all(folded)
+        if first:
+            self._survivors = survivors
+        found = self._chosen(folded, *survivors)
         return self.maps.read(found.averaged, place), found.total
 
-    def _all(self, folded: Float[Tensor, "B H T P"]) -> Read:
-        return streamed(folded, self.keys, self.values, self.scale, self.block)
-
-    def _pruned(self, folded: Float[Tensor, "B H T P"], asked: Float[Tensor, "B P"]) -> Read:
-        assert self.tree is not None
-        best, rows = self.tree.search(asked, self.leaves)
-        logits = scores(folded, self.keys[rows], self.scale[rows])
+    def _chosen(
+        self, folded: Float[Tensor, "B H T P"], best: Float[Tensor, "B n"], rows: Int[Tensor, "B n"]
+    ) -> Read:
+        """Read the facts in `rows` alone, those with a score of -inf not at all."""
+        logits = scores(folded, self.bank.keys[rows], self.scale[rows])
         logits = logits.masked_fill((best == -torch.inf)[:, None, None], -torch.inf)
         weight = torch.softmax(logits, dim=-1)
-        return Read(torch.einsum("bhtm,bmp->bhtp", weight, self.values[rows]), logits.logsumexp(dim=-1))
+        averaged = torch.einsum("bhtm,bmp->bhtp", weight, self.bank.values[rows])
+        return Read(averaged, logits.logsumexp(dim=-1))
 
 
 _ACTIVE: ContextVar[FactsBeside | None] = ContextVar("beside", default=None)
@@ -165,7 +203,7 @@ def query_weight(attention: nn.Module, heads: int) -> Float[Tensor, "HD C"]:
         return weight.detach()
     if hasattr(attention, "query_key_value"):
         fused: Tensor = attention.query_key_value.weight  # type: ignore[union-attr,assignment]
-        return fused.detach().unflatten(0, (heads, 3, -1))[:, 0].flatten(0, 1)
+        return fused.detach().view(heads, 3, -1, fused.shape[-1])[:, 0].flatten(0, 1)
     raise UserError(
         f"{type(attention).__name__}: has neither q_proj nor query_key_value to start queries from"
     )

@@ -30,6 +30,7 @@ from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import decoder_layers
 from pipeline.model.reader import Reader
 from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
+from pipeline.shapes import CandidateFacts, CandidateScores
 
 FUSIONS = ("residual", "norm")
 
@@ -222,13 +223,26 @@ class DyskSystem(System):
         }
 
     @torch.no_grad()
-    def reply(self, questions: Sequence[str]) -> Reply:
-        """Return answers and the k facts that the last prompt token attends to most."""
+    def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
+        """Return the n candidates that the last prompt token attends to most, before selection."""
+        found, scores, _ = self._attended(questions, 1)
+        return found.gather(1, scores.argsort(dim=-1, descending=True, stable=True))[:, :n]
+
+    def _attended(
+        self, questions: Sequence[str], limit: int
+    ) -> tuple[CandidateFacts, CandidateScores, list[str]]:
+        """Return the candidates, how the last prompt token scores them, and answers of `limit` tokens."""
         found = self._search(questions).facts
         prompts = self.reader.tokens(questions)
         with self._candidates(found):
-            texts = self.reader.generate(prompts, self.answer_tokens, narrow=self._narrow)
-            prefill = torch.stack(self._scores[: len(self.fusions)]).mean(dim=0)[:, -1]
+            texts = self.reader.generate(prompts, limit, narrow=self._narrow)
+            scores = torch.stack(self._scores[: len(self.fusions)]).mean(dim=0)[:, -1]
+        return found, scores, texts
+
+    @torch.no_grad()
+    def reply(self, questions: Sequence[str]) -> Reply:
+        """Return answers and the k facts that the last prompt token attends to most."""
+        found, prefill, texts = self._attended(questions, self.answer_tokens)
         k = min(self.memory.settings.k, found.shape[1])
         share, order = torch.softmax(prefill, dim=-1).topk(k, dim=-1)
         read = found.gather(1, order).tolist()

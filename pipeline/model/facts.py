@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.kg.facts import Graph
-from pipeline.kg.rotate import fold_in
+from pipeline.kg.foldin import fold_in
 from pipeline.memory.store import KnowledgeMemory
 
 SPACES = ("rotate", "text", "fused")

@@ -56,9 +56,14 @@ class RetrievalHeads(nn.Module):
 
     def forward(self, text: Vectors) -> Query:
         """Return the query of each question."""
-        entity = self.entity(text) * self.entity_log_scale.exp()
-        relation = self.relation(text) @ self.map * self.relation_log_scale.exp()
-        return Query(entity, relation)
+        return self.query(text, text)
+
+    def query(self, entity: Vectors, relation: Vectors) -> Query:
+        """Return the query of questions whose entity and relation are told by vectors of their own."""
+        return Query(
+            self.entity(entity) * self.entity_log_scale.exp(),
+            self.relation(relation) @ self.map * self.relation_log_scale.exp(),
+        )
 
     @property
     def temperature(self) -> float:

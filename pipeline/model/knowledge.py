@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 EPSILON = 1e-5
 """Added to the variance, as in torch's LayerNorm."""
+POOLINGS = ("softmax", "mean")
 
 
 class KnowledgeMaps(nn.Module):
@@ -175,6 +176,54 @@ def streamed(
     if not len(keys):
         return Read(averaged, highest)
     return Read(averaged / total[..., None], highest + total.log())
+
+
+def pooled(logits: Float[Tensor, "B Q M"], weight: Float[Tensor, "B Q"], how: str) -> Float[Tensor, "B M"]:
+    """Return one score a fact for all heads and tokens of a question.
+
+    Args:
+        logits: of the queries of heads and tokens.
+        weight: of each query; a row sums to 1, padding has 0.
+        how: `softmax`, the logarithm of the mean attention weight, as AtlasKV selects and measures; or `mean`,
+            the mean logit, which one averaged query gives as well.
+    """
+    if how == "mean":
+        return torch.einsum("bqm,bq->bm", logits, weight)
+    return _log(torch.einsum("bqm,bq->bm", torch.softmax(logits, dim=-1), weight))
+
+
+def relevance(
+    queries: Float[Tensor, "B Q P"],
+    weight: Float[Tensor, "B Q"],
+    keys: Float[Tensor, "M P"],
+    scale: Float[Tensor, " M"],
+    how: str,
+    block: int,
+) -> Float[Tensor, "B M"]:
+    """Return `pooled` scores of any number of facts, `block` at a time.
+
+    Args:
+        queries: folded, of heads and tokens.
+        weight: of each query, as for `pooled`.
+        keys: base keys.
+        scale: 1/σ of each key.
+        how: as for `pooled`.
+        block: facts at a time.
+    """
+    if how == "mean":
+        return torch.einsum("bqp,bq->bp", queries, weight) @ keys.T * scale
+    parts = [slice(start, start + block) for start in range(0, len(keys), block)]
+    totals = [(queries @ keys[part].T * scale[part]).logsumexp(dim=-1) for part in parts]
+    total = torch.stack(totals).logsumexp(dim=0)[..., None]
+    found = [
+        torch.einsum("bqm,bq->bm", (queries @ keys[part].T * scale[part] - total).exp(), weight)
+        for part in parts
+    ]
+    return _log(torch.cat(found, dim=-1))
+
+
+def _log(share: Tensor) -> Tensor:
+    return share.clamp(min=torch.finfo(share.dtype).tiny).log()
 
 
 def shares(

@@ -19,8 +19,11 @@ from pipeline.model.heads import NullFact, RetrievalHeads, Shares, StateCorrecti
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
 from pipeline.model.reader import Reader
+from pipeline.model.states import StateHeads
 from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
 from pipeline.shapes import CandidateFacts, CandidateScores
+
+QUESTIONS = ("encoder", "states")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,10 @@ class Ours:
     """r of the low-rank change."""
     rank_alpha: float
     """α of the low-rank change, which is scaled by α/r."""
+    question: str
+    """What tells what is asked for: `encoder`, or the language model's own early `states`."""
+    state_pools: int
+    """How often a question's states are pooled, for the entity and for the relation."""
     head_width: int
     """Inner width of the retrieval heads."""
     entity_scale: float
@@ -44,7 +51,7 @@ class Ours:
     null_width: int
     """Inner width of the null fact's perceptron."""
     state_layer: int
-    """Layers after which the language model's own states correct the scores."""
+    """Layers after which the language model's own states correct the scores, or ask."""
     fact_window: int
     """Tokens of the longest fact."""
     fact_cache: int
@@ -63,6 +70,10 @@ class Ours:
     def __post_init__(self) -> None:
         if not 0 <= self.share_floor < 1:
             raise ValueError(f"method.share_floor must be in [0, 1), not {self.share_floor}")
+        if self.question not in QUESTIONS:
+            raise ValueError(f"method.question must be one of {', '.join(QUESTIONS)}, not {self.question!r}")
+        if self.state_pools < 1:
+            raise ValueError(f"method.state_pools must be at least 1, not {self.state_pools}")
         if self.slot_gap < 0:
             raise ValueError(f"method.slot_gap must be at least 0, not {self.slot_gap}")
         if not 0 <= self.refuse_answerable < 1:
@@ -99,8 +110,11 @@ class OurSystem(System):
                 f"but the model has {reader.layers} layers"
             )
         self.method = method
-        self.heads = RetrievalHeads(
-            encoder.dimension, method.head_width, method.entity_scale, method.relation_scale
+        sizes = encoder.dimension, method.head_width, method.entity_scale, method.relation_scale
+        self.heads: RetrievalHeads = (
+            StateHeads(reader.hidden, method.state_pools, *sizes)
+            if method.question == "states"
+            else RetrievalHeads(*sizes)
         )
         self.null = NullFact(method.null_width)
         self.correction = StateCorrection(reader.hidden, encoder.dimension)
@@ -110,6 +124,11 @@ class OurSystem(System):
         )
         self.facts = FactReader(reader, method.first_layer, method.fact_window, method.fact_cache)
         self.to(reader.device)
+
+    @property
+    def learns_refusal(self) -> bool:
+        """It does: they teach the null fact."""
+        return True
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -123,6 +142,9 @@ class OurSystem(System):
 
     def query(self, questions: Sequence[str]) -> Query:
         """Return what the questions ask the memory for."""
+        if isinstance(self.heads, StateHeads):
+            states, mask = self.reader.token_states(questions, self.method.state_layer)
+            return self.heads.ask(states.float(), mask)
         query: Query = self.heads(self.encoder.encode(questions))
         return query
 
@@ -139,6 +161,13 @@ class OurSystem(System):
         states = self.reader.early_states(questions, self.method.state_layer)
         correction = self.correction.beta * self.correction(states, self.memory.keys(facts))
         return found._replace(scores=found.scores + correction)
+
+    @torch.no_grad()
+    def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
+        """Return the n candidates with the best fine scores, best first; -1 where there are fewer."""
+        found = self.found(questions)
+        order = found.scores.argsort(dim=-1, descending=True, stable=True)
+        return found.facts.gather(1, order)[:, :n]
 
     @torch.no_grad()
     def doubt(self, questions: Sequence[str]) -> list[float]:

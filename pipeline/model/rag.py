@@ -13,6 +13,7 @@ from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.lowrank import LowRank
 from pipeline.model.reader import Reader
 from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
+from pipeline.shapes import CandidateFacts
 
 PARTS = 2
 """Groups of prompts, by length, that a batch is answered in."""
@@ -78,6 +79,11 @@ class RagSystem(System):
         loss = self.reader.loss(tokens)
         right = gold_mask(found[:, :1], answerable)
         return {"loss": loss, "lm_loss": loss.detach(), "retrieval_accuracy": right.float().mean()}
+
+    @torch.no_grad()
+    def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
+        """Return the n facts whose slot keys are nearest, best first."""
+        return self._found(questions).facts[:, :n]
 
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:

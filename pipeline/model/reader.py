@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
@@ -172,8 +172,10 @@ class Reader:
         return ids, torch.cat([mask.new_ones(len(mask), length), mask], dim=1)
 
     @torch.no_grad()
-    def early_states(self, questions: Sequence[str], layer: int) -> Float[Tensor, "B C"]:
-        """Return the mean state of each bare question's tokens after `layer` layers, in float32."""
+    def token_states(
+        self, questions: Sequence[str], layer: int
+    ) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        """Return the states of each bare question's tokens after `layer` layers, and which are no padding."""
         encoded = self.encode(questions)
         width = max(map(len, encoded))
         ids = torch.full((len(encoded), width), self.stop, device=self.device)
@@ -194,8 +196,13 @@ class Reader:
             pass
         finally:
             handle.remove()
+        return states[0], mask.bool()
+
+    def early_states(self, questions: Sequence[str], layer: int) -> Float[Tensor, "B C"]:
+        """Return the mean state of each bare question's tokens after `layer` layers, in float32."""
+        states, mask = self.token_states(questions, layer)
         weights = mask[..., None].float()
-        return (states[0].float() * weights).sum(1) / weights.sum(1)
+        return (states.float() * weights).sum(1) / weights.sum(1)
 
     def cut(self, texts: Sequence[str], limit: int) -> list[str]:
         """Return `texts` with at most `limit` tokens each."""

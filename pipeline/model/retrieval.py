@@ -9,14 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.memory.facts import Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.heads import RetrievalHeads
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.ours import OurSystem
 from pipeline.model.system import Example, gold_mask, with_gold
-from pipeline.shapes import Vectors
 
 Steps = Callable[[Iterable[int], str], Iterable[int]]
+Ask = Callable[[Int[Tensor, " B"]], Query]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Retrieval:
 def fit_heads(
     heads: RetrievalHeads,
     memory: KnowledgeMemory,
-    vectors: Vectors,
+    ask: Ask,
     slots: Int[Tensor, "B 2"],
     settings: Retrieval,
     steps: Steps,
@@ -79,7 +80,7 @@ def fit_heads(
     Args:
         heads: what is fitted, in place.
         memory: gives the vectors of entities (or slots) and relations; they stay as they are.
-        vectors: encoded questions.
+        ask: gives the query of the questions whose numbers it is given, with gradients into the heads.
         slots: the row of the entity (of the slot, in the slot layout) and of the relation of each question.
         settings: steps, negatives, learning rate.
         steps: wraps the iteration, for a progress bar.
@@ -94,12 +95,12 @@ def fit_heads(
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    size = min(settings.batch_size, len(vectors))
+    size = min(settings.batch_size, len(slots))
     curve = []
     for step in steps(range(settings.steps), "retrieval"):
         _cool(optimizer, settings.learning_rate, step / settings.steps)
-        drawn = torch.randint(len(vectors), (size,), device=vectors.device)
-        query = heads(vectors[drawn])
+        drawn = torch.randint(len(slots), (size,), device=slots.device)
+        query = ask(drawn)
         gold, relation = slots[drawn, 0], place[drawn]
         entity_loss, first = _contrast(query.key, keys, gold, settings)
         loss = entity_loss
@@ -136,14 +137,14 @@ def _contrast(
 
 
 def fit_correction(
-    system: OurSystem, examples: Sequence[Example], vectors: Vectors, settings: Retrieval, steps: Steps
+    system: OurSystem, examples: Sequence[Example], ask: Ask, settings: Retrieval, steps: Steps
 ) -> list[dict[str, float]]:
     """Fit the correction by early states to the candidates that the heads find, the heads held still.
 
     Args:
         system: its correction is fitted, in place.
         examples: questions with gold facts.
-        vectors: the same questions, encoded.
+        ask: gives the query of those whose numbers it is given.
         settings: steps and learning rate.
         steps: wraps the iteration, for a progress bar.
 
@@ -164,7 +165,7 @@ def fit_correction(
         batch = [examples[i] for i in drawn.tolist()]
         texts = [example.text for example in batch]
         with torch.no_grad():
-            query = system.heads(vectors[drawn.to(vectors.device)])
+            query = ask(drawn)
             facts = with_gold(system.memory.search(query).facts, batch)
             scores = system.memory.score(query, facts).scores
             states = system.reader.early_states(texts, layer)

@@ -62,6 +62,11 @@ class System(nn.Module, ABC):
     fitted_before: ClassVar[tuple[str, ...]] = ()
     """Prefixes of parameters that are fitted before the reader, and only slowly along with it."""
 
+    @property
+    def learns_refusal(self) -> bool:
+        """Whether questions that no fact answers are learned from."""
+        return False
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Attach the system to its language model inside this block; `losses` and `reply` need it."""
@@ -74,6 +79,10 @@ class System(nn.Module, ABC):
     @abstractmethod
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return the answers to a batch of questions."""
+
+    def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
+        """Return the n facts that fit each question best, best first, without an answer."""
+        raise NotImplementedError(f"{type(self).__name__} finds no facts")
 
     def forget(self) -> None:
         """Drop what is kept to save time, so that what follows doesn't depend on batches gone by."""

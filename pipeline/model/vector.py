@@ -6,19 +6,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.config import UserError
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.memory.tree import Tree, build_tree
-from pipeline.model.beside import FactsBeside, attentions, inject, query_weight, reading
-from pipeline.model.knowledge import KnowledgeMaps, size_shift
+from pipeline.memory.tree import build_tree
+from pipeline.model.beside import Bank, FactsBeside, Pruning, attentions, inject, query_weight, reading
+from pipeline.model.knowledge import POOLINGS, KnowledgeMaps, size_shift
 from pipeline.model.losses import auxiliary_loss
-from pipeline.model.reader import Reader
+from pipeline.model.reader import Reader, Tokens
 from pipeline.model.system import Example, Reply, System
+from pipeline.shapes import CandidateFacts
+
+ROWS = ("graph", "synthetic")
+REFUSAL_START = 12
+"""Characters of the refusal by which an answer is known as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,14 @@ class Vector:
     """Longest answer."""
     alpha: float
     """α of L_Aux; 0 trains as the papers do."""
+    pooling: str
+    """How heads and tokens of a layer are made one score of a fact: `softmax` (AtlasKV) or `mean`."""
+    rows: str
+    """What is learned from: `graph`, the questions that all methods get, or `synthetic` (KBLaM's own rows)."""
+    refusal: str
+    """What is answered where no fact fits; it is learned from questions without one, if `refuses`."""
+    refuses: bool
+    """Whether questions without an answer are learned from (KBLaM) or left out (AtlasKV)."""
 
     def __post_init__(self) -> None:
         for name in ("every", "inner", "leaves", "block", "negatives", "negatives_every", "answer_tokens"):
@@ -59,11 +73,23 @@ class Vector:
         for name in ("size_weight", "roots", "grounding", "alpha", "negatives_most"):
             if getattr(self, name) < 0:
                 raise ValueError(f"method.{name} must be at least 0, not {getattr(self, name)}")
+        for name, known in (("pooling", POOLINGS), ("rows", ROWS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"method.{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
+                )
+        if not self.refusal.strip():
+            raise ValueError("method.refusal must not be empty")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kblam(Vector):
-    """KBLaM: every fact is read, and their number is weighed against C while answering."""
+    """KBLaM as published: its own narrow rows, refusals, all facts in one softmax, weighed against C."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KblamSameRows(Vector):
+    """KBLaM trained on the rows that all methods get."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +99,12 @@ class AtlasKv(Vector):
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasKvFlat(Vector):
-    """AtlasKV without HiKVP: every fact is read."""
+    """AtlasKV without HiKVP: every fact is read. It answers with the adapter of AtlasKV."""
 
 
-@dataclass(frozen=True)
-class Bank:
-    """Facts as vectors: the key of their slot and the value of their tail."""
-
-    ids: Int[Tensor, " M"]
-    """Ids in the memory."""
-    keys: Float[Tensor, "M P"]
-    values: Float[Tensor, "M P"]
+@dataclass(frozen=True, kw_only=True)
+class AtlasKvAux(Vector):
+    """AtlasKV with L_Aux and many negatives: its best setting here."""
 
 
 class VectorSystem(System):
@@ -116,8 +137,13 @@ class VectorSystem(System):
         self.steps: Tensor
         self.register_buffer("steps", torch.tensor(0))
         self._known: tuple[Adjacency, Bank] | None = None
-        self._tree: Tree | None = None
+        self._pruning: tuple[Bank, Pruning] | None = None
         self.to(reader.device)
+
+    @property
+    def learns_refusal(self) -> bool:
+        """Whether `method.refuses` says so."""
+        return self.method.refuses
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -128,24 +154,26 @@ class VectorSystem(System):
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Return L = L_LM + α·L_Aux over the right facts of the batch and random ones beside them."""
         ids = self._beside(batch)
-        bank = self._of(torch.tensor(ids, device=self.reader.device))
-        gold = torch.tensor([[fact in example.gold for fact in ids] for example in batch])
-        targets = [self.target(example, example.gold) for example in batch]
+        place = {fact: column for column, fact in enumerate(ids)}
+        gold = torch.zeros(len(batch), len(ids), dtype=torch.bool, device=self.reader.device)
+        for row, example in enumerate(batch):
+            gold[row, [place[fact] for fact in example.gold]] = True
+        targets = [self.target(e, e.gold) if e.gold else self.method.refusal for e in batch]
         tokens = self.reader.tokens([example.text for example in batch], targets)
         asks = tokens.mask.bool() & (tokens.labels == -100)
-        facts = FactsBeside(self.maps, list(self.queries), bank.keys, bank.values, asks)
+        facts = self._facts(self._of(torch.tensor(ids, device=self.reader.device)), asks)
         with reading(facts):
             lm_loss = self.reader.loss(tokens)
-        scores = facts.scores(self.method.grounding)
-        aux = auxiliary_loss(scores, gold.to(scores.device))
         self.steps += 1
-        self._tree = None  # the scale of keys moves with W_K
-        best = scores.argmax(dim=-1, keepdim=True).cpu()
+        self._pruning = None  # the scale of keys moves with W_K
+        scores, answerable = facts.scores(), gold.any(dim=-1)
+        aux = auxiliary_loss(scores, gold) if answerable.any() else torch.zeros_like(lm_loss)
+        right = gold.gather(1, scores.argmax(dim=-1, keepdim=True))[answerable]
         return {
             "loss": lm_loss + self.method.alpha * aux,
             "lm_loss": lm_loss.detach(),
             "aux_loss": aux.detach(),
-            "retrieval_accuracy": gold.gather(1, best).float().mean(),
+            "retrieval_accuracy": right.float().mean() if len(right) else torch.zeros(()),
         }
 
     def _beside(self, batch: Sequence[Example]) -> list[int]:
@@ -153,55 +181,85 @@ class VectorSystem(System):
         right = {fact for example in batch for fact in example.gold}
         rounds = int(self.steps) // self.method.negatives_every + 1
         wanted = min(self.method.negatives * rounds, self.method.negatives_most)
-        live = self._bank().ids
+        live = self.bank.ids
         drawn = [int(live[random.randrange(len(live))]) for _ in range(wanted)]
         return sorted(right | set(drawn))
 
     @torch.no_grad()
+    def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
+        """Return the n facts that the grounding layer scores best, best first; -1 where fewer were looked at."""
+        facts, prompts = self._ask(questions)
+        with reading(facts):
+            self.reader.generate(prompts, 1)
+        best, rows = facts.ranking(n)
+        found = self.bank.ids[rows].masked_fill(best == -torch.inf, -1)
+        return F.pad(found, (0, n - found.shape[1]), value=-1)
+
+    @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return answers, and the facts that the grounding layer scores best for the question's tokens."""
-        bank, count = self._bank(), len(questions)
-        if not len(bank.ids):
+        count = len(questions)
+        if not len(self.bank.ids):
             none: list[list[int]] = [[] for _ in questions]
             return Reply([""] * count, none, [[] for _ in questions], none, [1.0] * count, [True] * count)
-        shift = size_shift(len(bank.ids), self.method.size_weight) if self.method.size_weight else 0.0
-        prompts = self.reader.tokens(questions)
-        facts = FactsBeside(
-            self.maps,
-            list(self.queries),
-            bank.keys,
-            bank.values,
-            prompts.mask.bool(),
-            shift,
-            self.method.block,
-            self._pruning(bank),
-            self.method.leaves,
-        )
+        facts, prompts = self._ask(questions)
         with reading(facts):
             texts = self.reader.generate(prompts, self.answer_tokens)
-        scores = facts.scores(self.method.grounding)
-        best, order = scores.topk(min(self.memory.settings.N, scores.shape[1]), dim=-1)
-        found = bank.ids[order].tolist()
-        k = min(self.memory.settings.k, best.shape[1])
-        weights = torch.softmax(best[:, :k], dim=-1).tolist()
+        best, rows = facts.ranking(self.memory.settings.N)
+        found = [
+            [fact for fact, score in zip(ids, scores, strict=True) if score > -torch.inf]
+            for ids, scores in zip(self.bank.ids[rows].tolist(), best.tolist(), strict=True)
+        ]
+        k = self.memory.settings.k
+        weights = [
+            row[: min(k, len(ids))]
+            for row, ids in zip(torch.softmax(best[:, :k], dim=-1).tolist(), found, strict=True)
+        ]
+        refused = [text.startswith(self.method.refusal[:REFUSAL_START]) for text in texts]
+        said = ["" if no else text for text, no in zip(texts, refused, strict=True)]
         doubt = [1.0 - row[0] for row in weights]
-        return Reply(texts, [row[:k] for row in found], weights, found, doubt, [False] * count)
+        return Reply(said, [ids[:k] for ids in found], weights, found, doubt, refused)
 
-    def _pruning(self, bank: Bank) -> Tree | None:
-        """Return HiKVP's tree over the normalised keys, or None where all facts are read."""
+    def _ask(self, questions: Sequence[str]) -> tuple[FactsBeside, Tokens]:
+        """Return all facts, ready to be read beside the prompts of `questions`, and those."""
+        prompts = self.reader.tokens(questions)
+        weight = self.method.size_weight
+        shift = size_shift(len(self.bank.ids), weight) if weight else 0.0
+        return self._facts(self.bank, prompts.mask.bool(), shift, self.pruning), prompts
+
+    def _facts(
+        self, bank: Bank, asks: Bool[Tensor, "B T"], shift: float = 0.0, pruning: Pruning | None = None
+    ) -> FactsBeside:
+        method = self.method
+        return FactsBeside(
+            self.maps,
+            list(self.queries),
+            bank,
+            asks,
+            method.grounding,
+            method.pooling,
+            method.block,
+            shift,
+            pruning,
+        )
+
+    @property
+    def pruning(self) -> Pruning | None:
+        """HiKVP's tree over the normalised keys, built anew after a change; None where all facts are read."""
         if not self.method.roots:
             return None
-        if self._tree is None:
-            keys = bank.keys * self.maps.scale(bank.keys)[:, None]
-            self._tree = build_tree(keys, self.method.roots, self.method.inner)
-        return self._tree
+        if self._pruning is None or self._pruning[0] is not self.bank:
+            keys = self.bank.keys * self.maps.scale(self.bank.keys)[:, None]
+            tree = build_tree(keys, self.method.roots, self.method.inner)
+            self._pruning = self.bank, Pruning(tree, self.method.leaves)
+        return self._pruning[1]
 
-    def _bank(self) -> Bank:
-        """Return all live facts, gathered anew after a change."""
+    @property
+    def bank(self) -> Bank:
+        """All live facts, gathered anew after a change."""
         adjacency = self.memory.adjacency
         if self._known is None or self._known[0] is not adjacency:
-            live = adjacency.by_head.members.sort().values
-            self._known, self._tree = (adjacency, self._of(live)), None
+            self._known = adjacency, self._of(adjacency.by_head.members.sort().values)
         return self._known[1]
 
     def _of(self, ids: Int[Tensor, " M"]) -> Bank:

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from pipeline.config import ConfigError, section
+from pipeline.kg.foldin import fold_in
 from pipeline.kg.rotate import (
     NORMS,
     SIDES,
@@ -16,7 +17,6 @@ from pipeline.kg.rotate import (
     build,
     candidate_scores,
     distances,
-    fold_in,
     real_then_imaginary,
     rotated,
 )

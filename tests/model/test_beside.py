@@ -6,7 +6,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.memory.tree import build_tree
-from pipeline.model.beside import FactsBeside, attend, attentions, inject, query_weight, reading
+from pipeline.model.beside import (
+    Bank,
+    FactsBeside,
+    Pruning,
+    attend,
+    attentions,
+    inject,
+    query_weight,
+    reading,
+)
 from pipeline.model.knowledge import EPSILON, KnowledgeMaps, size_shift
 from pipeline.model.reader import Reader
 from tests.tiny import FAMILIES, tiny_language_model
@@ -35,7 +44,9 @@ def beside(reader: Reader, tokens: Tensor, count: int = 9, seed: int = 3, **opti
         maps.values.mul_(8)
     unit = F.normalize(drawn(count, BASE, seed=seed), dim=-1)
     values = F.normalize(drawn(count, BASE, seed=seed + 1), dim=-1)
-    return FactsBeside(maps, starts, unit, values, tokens.bool(), **options)  # type: ignore[arg-type]
+    bank = Bank(torch.arange(count), unit, values)
+    settings = {"grounding": 0, "pooling": "softmax", "block": 64} | options
+    return FactsBeside(maps, starts, bank, tokens.bool(), **settings)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -80,12 +91,16 @@ def test_a_batch_reads_as_each_question_alone(reader: Reader) -> None:
 def test_blocks_and_a_tree_that_prunes_nothing_read_what_all_at_once_does(reader: Reader) -> None:
     tokens = reader.tokens(QUESTIONS)
     facts = beside(reader, tokens.mask)
-    tree = build_tree(facts.keys * facts.scale[:, None], 99, 99)
+    tree = build_tree(facts.bank.keys * facts.scale[:, None], 99, 99)
     flat = logits(reader, QUESTIONS)
-    for options in ({"block": 4}, {"tree": tree, "leaves": 9}):
+    for options in (
+        {"block": 4},
+        {"pruning": Pruning(tree, 9)},
+        {"pruning": Pruning(tree, 9), "pooling": "mean"},
+    ):
         for row, other in zip(flat, logits(reader, QUESTIONS, **options), strict=True):
             torch.testing.assert_close(other, row, rtol=1e-3, atol=1e-4)
-    pruned = logits(reader, QUESTIONS, tree=tree, leaves=2)
+    pruned = logits(reader, QUESTIONS, pruning=Pruning(tree, 2))
     assert any((row - other).abs().max() > 1e-3 for row, other in zip(flat, pruned, strict=True))
 
 
@@ -108,6 +123,23 @@ def test_cached_decoding_equals_computing_all_anew(reader: Reader) -> None:
             assert answers[row] == reader.tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["softmax", "mean"])
+def test_the_ranking_of_a_tree_that_prunes_nothing_is_the_flat_one(reader: Reader, pooling: str) -> None:
+    tokens = reader.tokens(QUESTIONS)
+    found = []
+    for pruned in (False, True):
+        facts = beside(reader, tokens.mask, pooling=pooling, block=4)
+        if pruned:
+            tree = build_tree(facts.bank.keys * facts.scale[:, None], 99, 99)
+            facts.pruning = Pruning(tree, 9)
+        with inject(reader.lm, 2), reading(facts):
+            reader.generate(tokens, 2)
+        found.append(facts.ranking(4))
+    assert torch.equal(found[0][1], found[1][1])
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-4)
+
+
 class Plain(torch.nn.Module):
     """What `attend` knows of an attention."""
 
@@ -124,7 +156,9 @@ def test_it_is_the_joint_softmax_over_projected_and_normalised_keys(weight: floa
     keys, values = drawn(count, BASE, seed=1), drawn(count, BASE, seed=2)
     states, queries = drawn(batch, length, hidden, seed=3), drawn(heads * width, hidden, seed=4)
     shift = size_shift(count, weight) if weight else 0.0
-    facts = FactsBeside(maps, [queries], keys, values, torch.ones(batch, length).bool(), shift)
+    bank = Bank(torch.arange(count), keys, values)
+    asks = torch.ones(batch, length).bool()
+    facts = FactsBeside(maps, [queries], bank, asks, 0, "softmax", 64, shift)
     facts.hidden = states
     q, k, v = (drawn(batch, n, length, width, seed=s) for n, s in ((heads, 5), (groups, 6), (groups, 7)))
     with reading(facts):

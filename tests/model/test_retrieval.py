@@ -38,6 +38,11 @@ def rows(system: Any, examples: list[Example]) -> Tensor:
     return triples[:, :2]
 
 
+def asking(system: Any, examples: list[Example]) -> Ask:
+    vectors = system.encoder.encode([example.text for example in examples])
+    return lambda drawn: system.heads(vectors[drawn])  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("layout", ["factored", "slot"])
 def test_fitted_heads_find_what_is_asked_for(
     layout: str, world: SmallWorld, lm: LanguageModel, encoder: Encoder
@@ -45,10 +50,16 @@ def test_fitted_heads_find_what_is_asked_for(
     system = opened(ours(head_width=32), world, lm, encoder, layout=layout)
     examples = some_examples(system, 20)
     before = recall(system, examples)
-    vectors = system.encoder.encode([example.text for example in examples])
     keys = system.memory.entities.vectors.clone()
     settings = retrieval(steps=150, batch_size=20, learning_rate=0.03)
-    curve = fit_heads(system.heads, system.memory, vectors, rows(system, examples), settings, quiet)
+    curve = fit_heads(
+        system.heads,
+        system.memory,
+        asking(system, examples),
+        rows(system, examples),
+        settings,
+        quiet,
+    )
     assert len(curve) == 150
     assert curve[-1]["aux_loss"] < 0.3 * curve[0]["aux_loss"]
     assert recall(system, examples) > max(0.8, before)
@@ -60,9 +71,15 @@ def test_the_same_seed_gives_the_same_heads(world: SmallWorld, lm: LanguageModel
     for _ in range(2):
         system = opened(ours(), world, lm, encoder)
         examples = some_examples(system, 8)
-        vectors = system.encoder.encode([example.text for example in examples])
         torch.manual_seed(3)
-        fit_heads(system.heads, system.memory, vectors, rows(system, examples), retrieval(), quiet)
+        fit_heads(
+            system.heads,
+            system.memory,
+            asking(system, examples),
+            rows(system, examples),
+            retrieval(),
+            quiet,
+        )
         found.append(torch.cat([p.flatten() for p in system.heads.parameters()]))
     assert torch.equal(*found)
 
@@ -83,9 +100,15 @@ def test_a_relation_that_training_does_not_ask_for_is_not_pushed_away(
         assert len({int(system.memory.triples[e.gold[0], 1]) for e in examples}) == 2
         if moved is not None:
             system.memory.relations.vectors[moved] *= -1
-        vectors = system.encoder.encode([example.text for example in examples])
         torch.manual_seed(3)
-        fit_heads(system.heads, system.memory, vectors, rows(system, examples), retrieval(), quiet)
+        fit_heads(
+            system.heads,
+            system.memory,
+            asking(system, examples),
+            rows(system, examples),
+            retrieval(),
+            quiet,
+        )
         found.append(torch.cat([p.detach().flatten() for p in system.heads.parameters()]))
     usual, asked, other = found
     assert torch.equal(usual, other)
@@ -175,8 +198,7 @@ def test_the_correction_learns_what_the_heads_do_not_know(
     examples = some_examples(system, 8)
     heads = [p.detach().clone() for p in system.heads.parameters()]
     settings = retrieval(correction_steps=40, batch_size=8, learning_rate=0.05)
-    vectors = system.encoder.encode([example.text for example in examples])
-    curve = fit_correction(system, examples, vectors, settings, quiet)
+    curve = fit_correction(system, examples, asking(system, examples), settings, quiet)
     assert curve[-1]["aux_loss"] < curve[0]["aux_loss"]
     assert all(torch.equal(p, former) for p, former in zip(system.heads.parameters(), heads, strict=True))
     found = choose_weight(system, examples, [0.5, 1.0])

@@ -10,9 +10,10 @@ import torch
 
 from pipeline.config import UserError
 from pipeline.memory.facts import Fact
+from pipeline.model.system import Example
 from pipeline.model.vector import Vector, VectorSystem
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import opened, some_examples, vector
+from tests.model.tiny_systems import opened, shaken, some_examples, vector
 from tests.tiny import SmallWorld
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
@@ -66,6 +67,35 @@ def test_the_facts_of_a_step_grow_by_the_schedule_and_hold_the_right_ones(make: 
     assert len(beside - right) > 1
 
 
+@pytest.mark.parametrize("pooling", ["softmax", "mean"])
+def test_grounding_ranks_as_the_reply_reads(pooling: str, make: Callable[..., Any]) -> None:
+    for roots in (0, 4):
+        system = make(pooling=pooling, roots=roots, leaves=6)
+        shaken(system)
+        with system.attached():
+            reply = system.reply(QUESTIONS)
+            ranked = system.ground(QUESTIONS, 4).tolist()
+        assert [row[: len(facts)] for row, facts in zip(ranked, reply.facts, strict=True)] == [
+            facts[:4] for facts in reply.facts
+        ]
+        assert len({tuple(row) for row in ranked}) > 1
+
+
+def test_a_refusal_is_learned_and_known_as_one(make: Callable[..., Any]) -> None:
+    system = make(negatives=8, negatives_every=1, negatives_most=40, answer_tokens=12)
+    without = [Example(text, (), (), "unanswerable") for text in QUESTIONS]
+    optimizer = torch.optim.Adam(system.parameters(), lr=0.02)
+    with system.attached():
+        for _ in range(60):
+            random.seed(0)
+            optimizer.zero_grad()
+            system.losses(without)["loss"].backward()
+            optimizer.step()
+        reply = system.reply(QUESTIONS)
+    assert reply.refused == [True] * 3
+    assert reply.texts == [""] * 3
+
+
 def test_pruning_that_keeps_all_answers_as_reading_all(make: Callable[..., Any]) -> None:
     flat = make(roots=0)
     pruned = make(roots=999, inner=999, leaves=9999)
@@ -84,14 +114,14 @@ def test_the_next_question_sees_what_the_memory_was_told(make: Callable[..., Any
             system.reply(QUESTIONS)
             old = system.memory.fact(0)
             system.memory.upsert([Fact(old.head, old.relation, "NEW", tail_label="Newtown")], replace=True)
-            assert 0 not in system._bank().ids.tolist()
-            assert any(system.memory.fact(row).tail == "NEW" for row in system._bank().ids.tolist())
-            assert system._pruning(system._bank()) is None if not roots else system._pruning(system._bank())
+            assert 0 not in system.bank.ids.tolist()
+            assert any(system.memory.fact(row).tail == "NEW" for row in system.bank.ids.tolist())
+            assert (system.pruning is None) == (not roots)
 
 
 def test_an_empty_memory_is_refused_all(make: Callable[..., Any]) -> None:
     system = make()
-    system.memory.delete([system.memory.fact(row).key for row in system._bank().ids.tolist()])
+    system.memory.delete([system.memory.fact(row).key for row in system.bank.ids.tolist()])
     with system.attached():
         reply = system.reply(QUESTIONS)
     assert reply.refused == [True] * 3
@@ -104,6 +134,9 @@ def test_an_empty_memory_is_refused_all(make: Callable[..., Any]) -> None:
         ({"every": 0}, "method.every must be at least 1, not 0"),
         ({"size_weight": -1.0}, "method.size_weight must be at least 0, not -1.0"),
         ({"leaves": 0}, "method.leaves must be at least 1, not 0"),
+        ({"pooling": "max"}, "method.pooling must be one of softmax, mean, not 'max'"),
+        ({"rows": "own"}, "method.rows must be one of graph, synthetic, not 'own'"),
+        ({"refusal": " "}, "method.refusal must not be empty"),
     ],
 )
 def test_values_that_make_no_sense_are_named(changes: dict[str, Any], text: str) -> None:

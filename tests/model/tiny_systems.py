@@ -14,7 +14,7 @@ from pipeline.model.ours import Ours
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Retrieval
 from pipeline.model.system import Example, System
-from pipeline.model.vector import Kblam
+from pipeline.model.vector import Kblam, Vector
 from pipeline.tracking import Logger
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -43,6 +43,8 @@ def ours(**changes: Any) -> Ours:
         "projections": ["q_proj", "o_proj"],
         "rank": 2,
         "rank_alpha": 4.0,
+        "question": "encoder",
+        "state_pools": 2,
         "head_width": 16,
         "entity_scale": 10.0,
         "relation_scale": 10.0,
@@ -86,7 +88,7 @@ def dysk(**changes: Any) -> Dysk:
     return Dysk(**(values | changes))
 
 
-def vector(**changes: Any) -> Kblam:
+def vector(kind: type[Vector] = Kblam, **changes: Any) -> Any:
     values: dict[str, Any] = {
         "every": 2,
         "normalised": True,
@@ -101,8 +103,12 @@ def vector(**changes: Any) -> Kblam:
         "negatives_most": 9,
         "answer_tokens": 4,
         "alpha": 0.0,
+        "pooling": "softmax",
+        "rows": "graph",
+        "refusal": "I am sorry, no fact answers this.",
+        "refuses": True,
     }
-    return Kblam(**(values | changes))
+    return kind(**(values | changes))
 
 
 def closed_book(**changes: Any) -> ClosedBook:
@@ -131,7 +137,7 @@ def retrieval(**changes: Any) -> Retrieval:
 
 def training(checkpoints: Path, **changes: Any) -> Train:
     values: dict[str, Any] = {
-        "steps": {"ours": 3, "rag": 3, "dysk": 3},
+        "steps": {"ours": 3, "rag": 3, "dysk": 3, "kblam": 3, "atlaskv": 3},
         "batch_size": 3,
         "learning_rate": 0.01,
         "warmup": 1,

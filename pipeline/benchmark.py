@@ -1,0 +1,20 @@
+"""Runs one of the measurements that need trained methods: `python -m pipeline.benchmark grounding`."""
+
+import sys
+
+from pipeline.benchmarks.grounding import grounding
+
+COMMANDS = {"grounding": grounding}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the measurement that is named first; what follows is its overrides."""
+    name = arguments[1] if len(arguments) > 1 else ""
+    if name not in COMMANDS:
+        sys.exit(f"error: name one of {', '.join(COMMANDS)} first, not {name!r}")
+    sys.argv = [arguments[0], *arguments[2:]]
+    COMMANDS[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,110 @@
+"""Draws AtlasKV's table 3 for our methods: `python -m pipeline.benchmark grounding`.
+
+ACC@1 and ACC@5 of every method in conf/grounding, over numbers of facts and wordings, with the adapters at
+`paths.adapters`. The figures go to grounding.json, the place of the right fact of every question to
+grounding.parquet, both in the run's folder.
+"""
+
+import json
+import logging
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from pipeline.config import CONF, ConfigError, Paths, section, stage
+from pipeline.evaluation.environment import provenance
+from pipeline.evaluation.grounding import DEPTH, Grounding, places, probes
+from pipeline.evaluation.intervals import bootstrap
+from pipeline.evaluation.systems import ADAPTERS, NAMES, Method, open_system
+from pipeline.kg.facts import Graph, read_table
+from pipeline.memory.settings import Memory
+from pipeline.model.adapter import load_adapter
+from pipeline.model.rag import Rag
+from pipeline.model.system import System
+from pipeline.trainer import Trainer
+from pipeline.weights import Encoder, LanguageModel
+
+logger = logging.getLogger(__name__)
+
+FROZEN = "encoder"
+"""What the retrieval of `rag` is called: nothing of it is trained."""
+
+
+@stage
+def grounding(
+    grounding: Grounding,
+    memory: Memory,
+    lm: LanguageModel,
+    encoder: Encoder,
+    trainer: Trainer,
+    paths: Paths,
+    out: Path,
+) -> None:
+    """Measure every method with every seed at every size."""
+    graph = Graph.read(paths.tables, relations=paths.kv)
+    questions = read_table(paths.kv, "questions")
+    torch.set_float32_matmul_precision("high")
+    most = int(graph.live(0).sum())
+    sizes = sorted({min(size, most) for size in grounding.sizes})
+    rows: list[dict[str, Any]] = []
+    runs = list(product(grounding.methods, grounding.seeds))
+    with tqdm(total=len(runs) * len(sizes), desc="grounding", unit="memory") as progress:
+        for name, seed in runs:
+            method = _method(name)
+            system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
+            _adapt(system, method, Path(str(paths.adapters).replace("{seed}", str(seed))))
+            asked = probes(graph, questions, grounding, seed)
+            for size in sizes:
+                found = places(system, graph, asked, size, seed, grounding.batch_size)
+                shared = {"method": FROZEN if isinstance(method, Rag) else name, "seed": seed, "facts": size}
+                for wording, seen in found.items():
+                    rows += [
+                        shared | {"wording": wording, "question": probe.id, "place": place}
+                        for probe, place in zip(asked, seen, strict=True)
+                    ]
+                progress.update()
+    pq.write_table(pa.Table.from_pylist(rows), out / "grounding.parquet", compression="zstd")
+    figures = {"facts": most, "accuracy": accuracy(rows, grounding.bootstrap_samples)}
+    told = provenance("python -m pipeline.benchmark grounding", grounding.seeds) | {"figures": figures}
+    (out / "grounding.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _method(name: str) -> Method:
+    file = CONF / "method" / f"{name}.yaml"
+    if not file.is_file():
+        raise ConfigError(f"grounding.methods: there is no {name!r} in conf/method")
+    method: Method = section(Method, OmegaConf.load(file), "method")
+    return method
+
+
+def _adapt(system: System, method: Method, adapters: Path) -> None:
+    if not isinstance(method, Rag):
+        name = NAMES[type(method)]
+        load_adapter(system, adapters / ADAPTERS.get(name, name))
+    system.eval()
+
+
+def accuracy(rows: list[dict[str, Any]], samples: int) -> dict[str, Any]:
+    """Return ACC@1 and ACC@5 with intervals, by method, wording and number of facts."""
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["wording"], row["facts"]), []).append(row["place"])
+    figures: dict[str, Any] = {}
+    for (method, wording, facts), found in sorted(groups.items()):
+        at = np.array(found)
+        table = np.stack([at == 1, (at > 0) & (at <= DEPTH)], axis=1).astype(float)
+        first, five = (interval._asdict() for interval in bootstrap(table, samples, 0))
+        told = {"acc1": first, f"acc{DEPTH}": five, "questions": len(found)}
+        figures.setdefault(method, {}).setdefault(wording, {})[str(facts)] = told
+    return figures
+
+
+if __name__ == "__main__":
+    grounding()
