@@ -27,7 +27,6 @@ from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import load_adapter
 from pipeline.model.rag import Rag
-from pipeline.model.system import System
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
@@ -56,14 +55,16 @@ def grounding(
     rows: list[dict[str, Any]] = []
     runs = list(product(grounding.methods, grounding.seeds))
     with tqdm(total=len(runs) * len(sizes), desc="grounding", unit="memory") as progress:
-        for name, seed in runs:
-            method = _method(name)
+        for text, seed in runs:
+            name, method, folder = entry(text)
             system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
-            _adapt(system, method, Path(str(paths.adapters).replace("{seed}", str(seed))))
+            if not isinstance(method, Rag):
+                load_adapter(system, Path(str(paths.adapters).replace("{seed}", str(seed))) / folder)
+            system.eval()
             asked = probes(graph, questions, grounding, seed)
             for size in sizes:
                 found = places(system, graph, asked, size, seed, grounding.batch_size)
-                shared = {"method": FROZEN if isinstance(method, Rag) else name, "seed": seed, "facts": size}
+                shared = {"method": name, "seed": seed, "facts": size}
                 for wording, seen in found.items():
                     rows += [
                         shared | {"wording": wording, "question": probe.id, "place": place}
@@ -76,19 +77,23 @@ def grounding(
     (out / "grounding.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def _method(name: str) -> Method:
+def entry(text: str) -> tuple[str, Method, str]:
+    """Return name, values and adapter folder of "FILE", "FILE:key=value,key=value" or either with "@FOLDER".
+
+    Raises:
+        ConfigError: there is no such file in conf/method, or a value is out of its range.
+    """
+    chosen, _, folder = text.partition("@")
+    name, _, changes = chosen.partition(":")
     file = CONF / "method" / f"{name}.yaml"
     if not file.is_file():
         raise ConfigError(f"grounding.methods: there is no {name!r} in conf/method")
-    method: Method = section(Method, OmegaConf.load(file), "method")
-    return method
-
-
-def _adapt(system: System, method: Method, adapters: Path) -> None:
-    if not isinstance(method, Rag):
-        name = NAMES[type(method)]
-        load_adapter(system, adapters / ADAPTERS.get(name, name))
-    system.eval()
+    values = OmegaConf.merge(
+        OmegaConf.load(file), OmegaConf.from_dotlist(list(filter(None, changes.split(","))))
+    )
+    method: Method = section(Method, values, "method")
+    own = NAMES[type(method)]
+    return FROZEN if isinstance(method, Rag) else chosen, method, folder or ADAPTERS.get(own, own)
 
 
 def accuracy(rows: list[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class Grounding:
     """What is asked, of what."""
 
     methods: list[str]
-    """Files of conf/method; `rag` stands for its frozen encoder and needs no adapter."""
+    """Files of conf/method, each perhaps with other values and an adapter folder of its own, as in
+    `atlaskv:roots=0@FOLDER`; `rag` stands for its frozen encoder and needs no adapter."""
     sizes: list[int]
     """Numbers of facts in the memory; those above what the data holds become all of it, once."""
     seeds: list[int]

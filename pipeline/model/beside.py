@@ -88,10 +88,16 @@ class FactsBeside:
         self._asked: tuple[Float[Tensor, "B Q P"], Float[Tensor, "B Q"]] | None = None
         self._survivors: Found | None = None
 
-    def scores(self) -> Float[Tensor, "B M"]:
-        """Return the score of every fact at the grounding layer for the question's tokens, in nats."""
+    def scores(self, bank: Bank | None = None) -> Float[Tensor, "B M"]:
+        """Return the score of every fact at the grounding layer for the question's tokens, in nats.
+
+        Args:
+            bank: facts to score in place of those that are read.
+        """
         assert self._asked is not None
-        return relevance(*self._asked, self.bank.keys, self.scale, self.pooling, self.block)
+        keys = (bank or self.bank).keys
+        scale = self.maps.scale(keys) if bank else self.scale
+        return relevance(*self._asked, keys, scale, self.pooling, self.block)
 
     def ranking(self, n: int) -> Found:
         """Return the best facts at the grounding layer, those that were pruned left out; n is cut to M."""

@@ -178,11 +178,12 @@ class Reader:
         """Return the states of each bare question's tokens after `layer` layers, and which are no padding."""
         encoded = self.encode(questions)
         width = max(map(len, encoded))
-        ids = torch.full((len(encoded), width), self.stop, device=self.device)
+        ids = torch.full((len(encoded), width), self.stop)
         mask = torch.zeros_like(ids)
         for row, tokens in enumerate(encoded):
-            ids[row, width - len(tokens) :] = torch.tensor(tokens, device=self.device)
+            ids[row, width - len(tokens) :] = torch.tensor(tokens)
             mask[row, width - len(tokens) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
         states: list[Tensor] = []
 
         def stop(module: Any, inputs: Any, output: Any) -> None:

@@ -53,6 +53,8 @@ class Vector:
     """… every so many steps (AtlasKV: 100) …"""
     negatives_most: int
     """… up to so many (AtlasKV: 120)."""
+    scored: int
+    """Further random facts that no layer reads: L_Aux tells the right ones from them too."""
     answer_tokens: int
     """Longest answer."""
     alpha: float
@@ -70,7 +72,7 @@ class Vector:
         for name in ("every", "inner", "leaves", "block", "negatives", "negatives_every", "answer_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"method.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("size_weight", "roots", "grounding", "alpha", "negatives_most"):
+        for name in ("size_weight", "roots", "grounding", "alpha", "negatives_most", "scored"):
             if getattr(self, name) < 0:
                 raise ValueError(f"method.{name} must be at least 0, not {getattr(self, name)}")
         for name, known in (("pooling", POOLINGS), ("rows", ROWS)):
@@ -154,10 +156,7 @@ class VectorSystem(System):
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Return L = L_LM + α·L_Aux over the right facts of the batch and random ones beside them."""
         ids = self._beside(batch)
-        place = {fact: column for column, fact in enumerate(ids)}
-        gold = torch.zeros(len(batch), len(ids), dtype=torch.bool, device=self.reader.device)
-        for row, example in enumerate(batch):
-            gold[row, [place[fact] for fact in example.gold]] = True
+        read = set(ids)
         targets = [self.target(e, e.gold) if e.gold else self.method.refusal for e in batch]
         tokens = self.reader.tokens([example.text for example in batch], targets)
         asks = tokens.mask.bool() & (tokens.labels == -100)
@@ -166,7 +165,10 @@ class VectorSystem(System):
             lm_loss = self.reader.loss(tokens)
         self.steps += 1
         self._pruning = None  # the scale of keys moves with W_K
-        scores, answerable = facts.scores(), gold.any(dim=-1)
+        every = [*ids, *(fact for fact in self._random(self.method.scored) if fact not in read)]
+        gold = self._gold(batch, every)
+        bank = self._of(torch.tensor(every, device=self.reader.device))
+        scores, answerable = facts.scores(bank), gold.any(dim=-1)
         aux = auxiliary_loss(scores, gold) if answerable.any() else torch.zeros_like(lm_loss)
         right = gold.gather(1, scores.argmax(dim=-1, keepdim=True))[answerable]
         return {
@@ -181,9 +183,20 @@ class VectorSystem(System):
         right = {fact for example in batch for fact in example.gold}
         rounds = int(self.steps) // self.method.negatives_every + 1
         wanted = min(self.method.negatives * rounds, self.method.negatives_most)
+        return sorted(right | set(self._random(wanted)))
+
+    def _random(self, count: int) -> list[int]:
         live = self.bank.ids
-        drawn = [int(live[random.randrange(len(live))]) for _ in range(wanted)]
-        return sorted(right | set(drawn))
+        rows = torch.tensor([random.randrange(len(live)) for _ in range(count)], dtype=torch.long)
+        return list(dict.fromkeys(live[rows.to(live.device)].tolist()))
+
+    def _gold(self, batch: Sequence[Example], ids: Sequence[int]) -> Bool[Tensor, "B M"]:
+        """Return which facts answer which question."""
+        place = {fact: column for column, fact in enumerate(ids)}
+        gold = torch.zeros(len(batch), len(ids), dtype=torch.bool)
+        for row, example in enumerate(batch):
+            gold[row, [place[fact] for fact in example.gold]] = True
+        return gold.to(self.reader.device)
 
     @torch.no_grad()
     def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:

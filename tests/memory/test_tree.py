@@ -70,7 +70,7 @@ def test_keys_that_are_alike_share_a_cluster() -> None:
     assert {tuple(sorted({row // 8 for row in rows})) for rows in members.tolist()} == {
         (c,) for c in range(8)
     }
-    best, rows = build_tree(near, 1, 1).search(centres, 4)
+    _best, rows = build_tree(near, 1, 1).search(centres, 4)
     assert ((rows // 8 == torch.arange(8)[:, None]).float().mean() > 0.8).item()
 
 

@@ -96,8 +96,10 @@ def test_gradients_reach_both_maps() -> None:
     made, keys = maps(), drawn(6, P)
     weights = torch.softmax(scores(made.fold(drawn(B, H, T, D), 0), keys, made.scale(keys)), dim=-1)
     made.read(torch.einsum("bhtm,mp->bhtp", weights, keys), 0).square().sum().backward()
-    assert made.keys.grad is not None and made.keys.grad[0].abs().sum() > 0
-    assert made.values.grad is not None and made.values.grad[0].abs().sum() > 0
+    assert made.keys.grad is not None
+    assert made.keys.grad[0].abs().sum() > 0
+    assert made.values.grad is not None
+    assert made.values.grad[0].abs().sum() > 0
 
 
 @given(count=st.integers(0, 50), block=st.integers(1, 60), size=st.floats(0.1, 30), shift=st.floats(-5, 5))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.retrieval import (
+    Ask,
     _contrast,
     choose_threshold,
     choose_weight,

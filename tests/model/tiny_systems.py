@@ -101,6 +101,7 @@ def vector(kind: type[Vector] = Kblam, **changes: Any) -> Any:
         "negatives": 3,
         "negatives_every": 2,
         "negatives_most": 9,
+        "scored": 0,
         "answer_tokens": 4,
         "alpha": 0.0,
         "pooling": "softmax",
