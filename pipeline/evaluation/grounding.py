@@ -33,7 +33,7 @@ class Grounding:
     sizes: list[int]
     """Numbers of facts in the memory; those above what the data holds become all of it, once."""
     seeds: list[int]
-    """Of the questions and of the other facts; {seed} in paths.adapters becomes each of them."""
+    """Of the questions and of the other facts; SEED in paths.adapters becomes each of them."""
     questions: int
     """Questions of each seed; fewer where the split has fewer."""
     split: str

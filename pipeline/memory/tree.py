@@ -1,8 +1,8 @@
 r"""Hierarchical key pruning: keys in three levels of clusters (HiKVP of AtlasKV, arXiv 2510.17934).
 
 M keys are put into clusters of at most ⌈∛M⌉, those clusters into clusters of as many; a cluster's key is the
-mean of its members' keys. A search scores the roots and keeps k_R, scores their children and keeps k_I, scores
-the keys below those and returns the best n (k_L): some k_R·∛M + k_I·∛M + ∛M inner products in place of M.
+mean of its members'. A search scores all roots and keeps k_R, scores their children and keeps k_I, scores the
+keys below those and returns the best n (k_L): some ∛M + k_R·∛M + k_I·∛M inner products in place of M.
 
 The clusters are balanced spherical 2-means, applied again and again: each split puts as many keys on either
 side as the clusters to come hold, so no cluster is larger than the others by more than one key and the depth
@@ -129,7 +129,7 @@ def means(keys: Float[Tensor, "M P"], members: Int[Tensor, "c S"]) -> Float[Tens
 
 
 def clusters(keys: Float[Tensor, "M P"], size: int, draw: torch.Generator) -> Int[Tensor, "c S"]:
-    """Return ⌈M/size⌉ balanced clusters of at most `size` keys, as rows of `keys`, -1 where one is smaller."""
+    """Return ⌈M/size⌉ balanced clusters of at most `size` keys, as rows of `keys`, filled up with -1."""
     unit = F.normalize(keys.float(), dim=-1)
     open_, done = [(torch.arange(len(keys), device=keys.device), -(-len(keys) // size))], []
     while open_:

@@ -45,6 +45,7 @@ class ClosedBookSystem(System):
     ) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
         self.method = method
+        self._said: dict[str, str] = {}  # no change of the memory reaches what it says
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Refuse: nothing of this method can be trained."""
@@ -53,8 +54,12 @@ class ClosedBookSystem(System):
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return what the model says, up to the end of its first line."""
-        prompts = self.reader.tokens(questions, form=self.method.prompt)
-        answers = self.reader.generate(prompts, self.answer_tokens, one_line=True, same_start=True)
+        fresh = [question for question in dict.fromkeys(questions) if question not in self._said]
+        if fresh:
+            prompts = self.reader.tokens(fresh, form=self.method.prompt)
+            answers = self.reader.generate(prompts, self.answer_tokens, one_line=True, same_start=True)
+            lines = (answer.split("\n")[0].strip().removesuffix(".") for answer in answers)
+            self._said.update(zip(fresh, lines, strict=True))
         none: list[list[int]] = [[] for _ in questions]
-        texts = [answer.split("\n")[0].strip().removesuffix(".") for answer in answers]
+        texts = [self._said[question] for question in questions]
         return Reply(texts, none, [[] for _ in questions], none, [0.0] * len(texts), [False] * len(texts))

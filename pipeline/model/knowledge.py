@@ -1,10 +1,10 @@
-r"""Attention from language-model states to facts that are one vector each, computed in the space of the vectors.
+r"""Attention from language-model states to facts of one vector each, computed in the space of the vectors.
 
-Fact m has a base key b_k[m] and a base value b_v[m], both of P dimensions, from a frozen sentence encoder. At a
-layer, head i maps them by W_K and W_V to keys and values of D dimensions; the query q̃ has a projection of its
-own and no rotary embedding. KBLaM (arXiv 2410.10450, eq. 4) and AtlasKV (arXiv 2510.17934, eq. 5) normalise
-W_K b_k[m] over all layers, heads and dimensions at once, without learned scale or shift. With w̄ the mean row of
-W_K and C_K = W_K - 1 w̄ᵀ that is one number per key,
+Fact m has a base key b_k[m] and a base value b_v[m], both of P dimensions, from a frozen sentence encoder.
+At a layer, head i maps them by W_K and W_V to keys and values of D dimensions; the query q̃ has a projection
+of its own and no rotary embedding. KBLaM (arXiv 2410.10450, eq. 4) and AtlasKV (arXiv 2510.17934, eq. 5)
+normalise W_K b_k[m] over all layers, heads and dimensions at once, without learned scale or shift. With w̄ the
+mean row of W_K and C_K = W_K - 1 w̄ᵀ that is one number per key,
 
 .. math:: \hat k[m] = C_K b_k[m] / \sigma[m], \qquad
           \sigma[m]^2 = b_k[m]^\top (C_K^\top C_K / n) b_k[m] + \epsilon
@@ -14,10 +14,10 @@ so that neither keys nor values of all facts are ever made:
 .. math:: s[m] = \frac{(C_{K,i}^\top \tilde q_i) \cdot b_k[m]}{\sigma[m] \sqrt D}, \qquad
           y_i = W_{V,i} \sum_m a[m]\, b_v[m]
 
-`joint` and `mixed` put the facts beside the sequence: one softmax over both (KBLaM), or two softmaxes, mixed by
-their sums of exponentials (AtlasKV). The two are equal; they part only where facts were pruned, because then
-`mixed` weighs the survivors alone and `joint` with a shift counts all M. `streamed` reads any number of facts in
-blocks, with the sums that either needs.
+`joint` and `mixed` put the facts beside the sequence: one softmax over both (KBLaM), or two softmaxes, mixed
+by their sums of exponentials (AtlasKV). The two are equal; they part only where facts were pruned, because
+then `mixed` weighs the survivors alone and `joint` with a shift counts all M. `streamed` reads any number of
+facts in blocks, with the sums that either needs.
 """
 
 import math
@@ -184,8 +184,8 @@ def pooled(logits: Float[Tensor, "B Q M"], weight: Float[Tensor, "B Q"], how: st
     Args:
         logits: of the queries of heads and tokens.
         weight: of each query; a row sums to 1, padding has 0.
-        how: `softmax`, the logarithm of the mean attention weight, as AtlasKV selects and measures; or `mean`,
-            the mean logit, which one averaged query gives as well.
+        how: `softmax`, the logarithm of the mean attention weight, as AtlasKV selects and measures;
+            or `mean`, the mean logit, which one averaged query gives as well.
     """
     if how == "mean":
         return torch.einsum("bqm,bq->bm", logits, weight)

@@ -1,7 +1,7 @@
 r"""What a question asks for, read from the language model's own early states: no encoder at question time.
 
-For the entity and for the relation apart, the states h_t of the question's tokens after ℓ layers are pooled by
-learned attention, several times, and mapped to the encoder's space, where the names of the memory are:
+For the entity and for the relation apart, the states h_t of the question's tokens after ℓ layers are pooled
+by learned attention, several times, and mapped to the encoder's space, where the names of the memory are:
 
 .. math:: x = W\,[\textstyle\sum_t a_{1t} g(h_t); \dots; \sum_t a_{nt} g(h_t)], \qquad
           a_j = \mathrm{softmax}_t(u_j \cdot h_t)

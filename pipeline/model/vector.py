@@ -62,7 +62,7 @@ class Vector:
     pooling: str
     """How heads and tokens of a layer are made one score of a fact: `softmax` (AtlasKV) or `mean`."""
     rows: str
-    """What is learned from: `graph`, the questions that all methods get, or `synthetic` (KBLaM's own rows)."""
+    """What is learned from: `graph`, the questions of all methods, or `synthetic`, KBLaM's own rows."""
     refusal: str
     """What is answered where no fact fits; it is learned from questions without one, if `refuses`."""
     refuses: bool
@@ -128,8 +128,8 @@ class VectorSystem(System):
         modules = attentions(reader.lm, method.every)
         if method.grounding >= len(modules):
             raise UserError(
-                f"conf/method: method.grounding is {method.grounding}, but only {len(modules)} of the model's "
-                f"{reader.layers} layers see facts"
+                f"conf/method: method.grounding is {method.grounding}, but only {len(modules)} of the "
+                f"model's {reader.layers} layers see facts"
             )
         heads = reader.lm.config.num_attention_heads
         starts = [query_weight(module, heads).float() for module in modules]
@@ -200,7 +200,7 @@ class VectorSystem(System):
 
     @torch.no_grad()
     def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
-        """Return the n facts that the grounding layer scores best, best first; -1 where fewer were looked at."""
+        """Return the n facts that the grounding layer scores best; -1 where it saw fewer."""
         facts, prompts = self._ask(questions)
         with reading(facts):
             self.reader.generate(prompts, 1)

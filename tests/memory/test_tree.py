@@ -1,4 +1,4 @@
-"""HiKVP's tree: every key in one place, the right rows at every size, and nothing lost when nothing is pruned."""
+"""HiKVP's tree: every key in one place, the right rows at every size, nothing lost when nothing is pruned."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Attention in base space against the formulas written out, and the two ways to put facts beside a sequence."""
+"""Attention in base space against the formulas, and the two ways to put facts beside a sequence."""
 
 import math
 

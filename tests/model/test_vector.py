@@ -81,12 +81,25 @@ def test_grounding_ranks_as_the_reply_reads(pooling: str, make: Callable[..., An
         assert len({tuple(row) for row in ranked}) > 1
 
 
+def test_facts_that_are_only_scored_teach_the_scores_and_are_not_read(make: Callable[..., Any]) -> None:
+    few, many = (make(alpha=1.0, scored=count) for count in (0, 99))
+    examples = some_examples(few)
+    losses = []
+    for system in (few, many):
+        random.seed(0)
+        with system.attached():
+            losses.append(system.losses(examples))
+    assert losses[0]["lm_loss"] == losses[1]["lm_loss"]
+    assert losses[0]["aux_loss"] < losses[1]["aux_loss"]
+
+
 def test_a_refusal_is_learned_and_known_as_one(make: Callable[..., Any]) -> None:
-    system = make(negatives=8, negatives_every=1, negatives_most=40, answer_tokens=12)
+    system = make(refusal="no", negatives=40, negatives_every=1, negatives_most=40)
     without = [Example(text, (), (), "unanswerable") for text in QUESTIONS]
-    optimizer = torch.optim.Adam(system.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(system.parameters(), lr=0.05)
     with system.attached():
-        for _ in range(60):
+        assert system.reply(QUESTIONS).refused == [False] * 3
+        for _ in range(100):
             random.seed(0)
             optimizer.zero_grad()
             system.losses(without)["loss"].backward()

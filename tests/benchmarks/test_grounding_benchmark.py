@@ -1,0 +1,66 @@
+"""The grounding benchmark on the small world: its figures, its rows, and what is said of wrong names."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.benchmark import main
+from pipeline.benchmarks.grounding import entry, grounding
+from pipeline.config import ConfigError
+from pipeline.model.adapter import save_adapter
+from pipeline.model.vector import AtlasKv, AtlasKvFlat
+from pipeline.weights import Encoder, LanguageModel
+from tests.evaluation.test_grounding import settings
+from tests.model.tiny_systems import CPU, opened, vector
+from tests.tiny import SmallWorld, memory_settings
+
+
+def test_every_method_is_measured_at_every_size_with_every_seed(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    sizes: dict[str, Any] = {"every": 2, "grounding": 0, "leaves": 3, "inner": 4}
+    changes = ",".join(f"{name}={value}" for name, value in sizes.items())
+    system = opened(vector(AtlasKv, **sizes), world, lm, encoder)
+    paths = world.indexed(encoder)
+    out = tmp_path / "out"
+    out.mkdir()
+    for seed in (0, 1):
+        save_adapter(system, tmp_path / str(seed) / "mine", {})
+    asked = settings(methods=["rag", f"atlaskv:{changes}@mine"], sizes=[2, 9999], seeds=[0, 1], questions=3)
+    places = replace(paths, adapters=tmp_path / "SEED")
+    grounding.run(asked, memory_settings(), lm, encoder, CPU, places, out)  # type: ignore[attr-defined]
+    told = json.loads((out / "grounding.json").read_text())
+    figures = told["figures"]["accuracy"]
+    assert set(figures) == {"encoder", f"atlaskv:{changes}"}
+    for wordings in figures.values():
+        assert set(wordings) == {"key", "as_asked"}
+        for found in wordings.values():
+            assert set(found) == {"2", str(told["figures"]["facts"])}
+            for row in found.values():
+                assert 0 <= row["acc1"]["mean"] <= row["acc5"]["mean"] <= 1
+                assert row["questions"] == 6
+    rows = pq.read_table(out / "grounding.parquet").to_pandas()
+    assert len(rows) == 2 * 2 * 2 * 2 * 3  # methods, sizes, seeds, wordings, questions
+
+
+def test_an_entry_names_file_values_and_folder() -> None:
+    name, method, folder = entry("atlaskv:roots=9,leaves=3@other")
+    assert (name, folder) == ("atlaskv:roots=9,leaves=3", "other")
+    assert isinstance(method, AtlasKv)
+    assert (method.roots, method.leaves) == (9, 3)
+    name, method, folder = entry("atlaskv_flat")
+    assert (name, folder) == ("atlaskv_flat", "atlaskv")
+    assert isinstance(method, AtlasKvFlat)
+
+
+def test_wrong_names_are_told() -> None:
+    with pytest.raises(ConfigError, match="there is no 'none' in conf/method"):
+        entry("none")
+    with pytest.raises(ConfigError, match="size"):
+        entry("atlaskv:size=3")
+    with pytest.raises(SystemExit, match="name one of grounding first, not 'other'"):
+        main(["benchmark", "other"])
