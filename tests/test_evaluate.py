@@ -14,9 +14,10 @@ from pipeline.evaluate import evaluate
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.runs import AFTER, BEFORE, KINDS, Evaluate
 from pipeline.kg.facts import read_table
+from pipeline.model.vector import AtlasKv
 from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import CPU, LIGHTNING, SILENT, closed_book, dysk, ours, rag, training
+from tests.model.tiny_systems import CPU, LIGHTNING, SILENT, closed_book, dysk, ours, rag, training, vector
 from tests.tiny import SmallWorld, memory_settings
 
 pytestmark = LIGHTNING
@@ -28,6 +29,8 @@ EVALUATE = Evaluate(
     recall_at=[1, 5],
     bootstrap_samples=20,
 )
+
+TRAINED = ("ours", "rag", "dysk", "kblam", "atlaskv")
 
 Ask = Callable[[Any, Paths], Path]
 
@@ -48,6 +51,8 @@ def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
         ("ours", ours(share_floor=0.0)),
         ("rag", rag()),
         ("dysk", dysk()),
+        ("kblam", vector(rows="synthetic")),
+        ("atlaskv", vector(AtlasKv, roots=99, inner=99, leaves=200)),
         ("closed_book", closed_book()),
         ("majority", Majority()),
     ],
@@ -62,7 +67,7 @@ def test_a_method_is_trained_asked_and_updated(
     tmp_path: Path,
 ) -> None:
     paths = world.paths
-    if name in ("ours", "rag", "dysk"):
+    if name in TRAINED:
         paths = replace(paths, adapters=tmp_path / "adapters")
         out = paths.adapters / name
         out.mkdir(parents=True)
@@ -79,9 +84,9 @@ def test_a_method_is_trained_asked_and_updated(
     live = [world.graph.live(0), world.graph.live(1)]
     for row in rows:
         assert all(live[row["split"] in AFTER][fact] for fact in row["facts"]), row
-        assert len(row["facts"]) == (3 if name in ("ours", "rag", "dysk") else 0)
+        assert len(row["facts"]) == (3 if name in TRAINED else 0)
     updated = metrics["splits"]["updated"]
-    if name in ("ours", "rag", "dysk"):
+    if name in TRAINED:
         # Every fact is a candidate, so what the update wrote is found, whatever the vectors are worth.
         assert [row["candidate_place"] for row in rows if row["split"] == "updated"].count(0) == 0
         assert updated["recall@5"] is not None

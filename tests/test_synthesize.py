@@ -53,7 +53,13 @@ def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
     write_graph(tmp_path / "tables")
     first = {file.name: file.read_bytes() for file in run(tmp_path).iterdir()}
     second = {file.name: file.read_bytes() for file in run(tmp_path).iterdir()}
-    assert first.keys() == {"relations.parquet", "kv.parquet", "questions.parquet", "synthesize.json"}
+    assert first.keys() == {
+        "relations.parquet",
+        "kv.parquet",
+        "synthetic.parquet",
+        "questions.parquet",
+        "synthesize.json",
+    }
     assert first == second
 
 

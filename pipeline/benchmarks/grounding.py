@@ -52,7 +52,7 @@ def grounding(
     graph = Graph.read(paths.tables, relations=paths.kv)
     questions = read_table(paths.kv, "questions")
     if trainer.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # scores of all facts, at ten times the speed
+        torch.set_float32_matmul_precision("high")  # TF32: all facts are scored
     most = int(graph.live(0).sum())
     sizes = sorted({min(size, most) for size in grounding.sizes})
     rows: list[dict[str, Any]] = []

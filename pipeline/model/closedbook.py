@@ -51,6 +51,10 @@ class ClosedBookSystem(System):
         """Refuse: nothing of this method can be trained."""
         raise NotImplementedError("closed_book has no parameters")
 
+    def forget(self) -> None:
+        """Drop what was said."""
+        self._said.clear()
+
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return what the model says, up to the end of its first line."""

@@ -9,6 +9,16 @@ from xml.etree import ElementTree
 from pipeline.config import ROOT, UserError
 from pipeline.evaluation.environment import provenance
 
+ATTENTION = (
+    "test_tree",
+    "test_knowledge",
+    "test_beside",
+    "test_vector",
+    "test_states",
+    "test_fact_attention",
+)
+"""Test modules that hold the attention family to its formulas."""
+
 
 def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
     """Return how many tests passed, how long they took, and the branch coverage.
@@ -38,6 +48,7 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
         "bad_inputs_passed": sum("test_bad_input" in name for name in passed_in),
         "dvc_passed": sum("test_dvc" in name for name in passed_in),
         "sweeps_passed": sum("test_sweeps" in name for name in passed_in),
+        "attention_passed": sum(name.split(".")[-1] in ATTENTION for name in passed_in),
         "acceptance_passed": sum("test_acceptance" in name for name in passed_in),
     }
 

@@ -1,8 +1,8 @@
-"""Fills the marked blocks of README.md from the files they report: `python -m pipeline.reporting.readme`.
+"""Fills the marked blocks of README.md and docs/methods.md: `python -m pipeline.reporting.readme`.
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`: `dag` is drawn from dvc.yaml, `results`
-comes from reports/metrics.json, `gpu` from the JSON files below reports/h100/, `ledger` from
-reports/acceptance.json. The same files give the same text.
+comes from reports/metrics.json, `gpu` from the JSON files below reports/h100/, `grounding` from those in
+reports/h100/grounding/, `ledger` from reports/acceptance.json. The same files give the same text.
 """
 
 import json
@@ -19,6 +19,8 @@ from pipeline.reporting.content import SPLITS
 from pipeline.reporting.gather import Figures, read_json
 from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, percent
 
+PAGES = ("README.md", "docs/methods.md")
+"""Pages with blocks."""
 METHODS = ("ours", "rag", "dysk", "majority", "closed_book")
 """The order of the columns; further methods follow by name."""
 
@@ -81,6 +83,23 @@ def gpu(root: Path) -> str:
     return "\n\n".join(shown) or "_Not measured yet._"
 
 
+def grounding(root: Path) -> str:
+    """Return ACC@1 of each method in each wording over the number of facts, one table a data set."""
+    shown = []
+    for file in sorted((root / "reports" / "h100" / "grounding").glob("*.json")):
+        accuracy = read_json(file)["figures"]["accuracy"]
+        wordings = [found for of_method in accuracy.values() for found in of_method.values()]
+        sizes = sorted({int(size) for found in wordings for size in found})
+        rows = [
+            [Cell(method), Cell(wording), *(percent(found.get(str(s), {}).get("acc1")) for s in sizes)]
+            for method, of_method in accuracy.items()
+            for wording, found in of_method.items()
+        ]
+        table = Table(["method", "wording", *(f"{size:,} facts" for size in sizes)], rows)
+        shown.append(f"**{file.stem}**\n\n{table.markdown()}")
+    return "\n\n".join(shown) or "_Not measured yet._"
+
+
 def ledger(root: Path) -> str:
     """Return how many lines of each issue hold, and which don't, with the reason."""
     file = root / "reports" / "acceptance.json"
@@ -103,7 +122,13 @@ def ledger(root: Path) -> str:
     return "\n".join(lines)
 
 
-BLOCKS: dict[str, Callable[[Path], str]] = {"dag": dag, "results": results, "gpu": gpu, "ledger": ledger}
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "dag": dag,
+    "results": results,
+    "gpu": gpu,
+    "grounding": grounding,
+    "ledger": ledger,
+}
 
 
 def _measured(row: Figures) -> str:
@@ -137,15 +162,16 @@ def _expanded(stage: dict[str, Any], kind: str) -> set[str]:
 
 
 def main() -> None:
-    """Write README.md anew and say whether it changed."""
-    file = ROOT / "README.md"
-    before = file.read_text(encoding="utf-8")
-    try:
-        after = filled(before, ROOT)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    file.write_text(after, encoding="utf-8")
-    sys.stdout.write(f"{file.name}: {'unchanged' if before == after else 'written anew'}\n")
+    """Write the pages anew and say which changed."""
+    for page in PAGES:
+        file = ROOT / page
+        before = file.read_text(encoding="utf-8")
+        try:
+            after = filled(before, ROOT)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        file.write_text(after, encoding="utf-8")
+        sys.stdout.write(f"{page}: {'unchanged' if before == after else 'written anew'}\n")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,20 @@ def test_a_batch_reads_as_each_question_alone(reader: Reader) -> None:
         torch.testing.assert_close(row, logits(reader, [question])[0], rtol=1e-3, atol=1e-4)
 
 
+def test_the_order_of_the_facts_does_not_matter(reader: Reader) -> None:
+    tokens = reader.tokens(QUESTIONS)
+    facts = beside(reader, tokens.mask)
+    order = torch.randperm(len(facts.bank.ids), generator=torch.Generator().manual_seed(1))
+    moved = beside(reader, tokens.mask)
+    moved.bank = Bank(*(part[order] for part in (facts.bank.ids, facts.bank.keys, facts.bank.values)))
+    moved.scale = facts.scale[order]
+    states = drawn(len(QUESTIONS), tokens.ids.shape[1], reader.hidden, seed=5)
+    facts.hidden = moved.hidden = states
+    for found, other in zip(facts.read(0), moved.read(0), strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(facts.scores()[:, order], moved.scores(), rtol=1e-4, atol=1e-5)
+
+
 def test_blocks_and_a_tree_that_prunes_nothing_read_what_all_at_once_does(reader: Reader) -> None:
     tokens = reader.tokens(QUESTIONS)
     facts = beside(reader, tokens.mask)

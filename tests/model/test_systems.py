@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pipeline.config import UserError
-from pipeline.evaluation.systems import NAMES, Method, SystemAnswerer
+from pipeline.evaluation.systems import Method, SystemAnswerer
 from pipeline.memory.facts import Fact
 from pipeline.memory.graph import Correspondence
 from pipeline.model.system import Example, System, gold_mask, with_gold
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import closed_book, dysk, opened, ours, rag, shaken, some_examples
+from tests.model.tiny_systems import closed_book, dysk, opened, ours, rag, shaken, some_examples, vector
 from tests.tiny import SmallWorld
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
@@ -60,11 +60,24 @@ def step(system: System, optimizer: torch.optim.Optimizer, examples: list[Exampl
         (ours(), {}, 0.0, {"correction.map.weight"}),
         (ours(), {}, 1.0, set()),
         (ours(), {"layout": "slot"}, 0.0, {"correction.map.weight", *RELATION_HEAD}),
+        (ours(question="states"), {}, 0.0, {"correction.map.weight"}),
         (rag(), {}, 0.0, set()),
+        (vector(), {}, 0.0, set()),
+        (vector(alpha=1.0, scored=9, pooling="mean"), {}, 0.0, set()),
         (dysk(), {}, 0.0, set()),
         (dysk(fusion="norm", space="rotate", dense=True), {}, 0.0, set()),
     ],
-    ids=["ours", "ours with correction", "ours with slots", "rag", "dysk", "dysk norm"],
+    ids=[
+        "ours",
+        "ours with correction",
+        "ours with slots",
+        "ours by states",
+        "rag",
+        "vector",
+        "vector with L_Aux",
+        "dysk",
+        "dysk norm",
+    ],
 )
 def test_gradients_reach_every_parameter_and_nothing_else(
     method: Method, memory: dict[str, Any], beta: float, unreached: set[str], make: Opened
@@ -100,7 +113,7 @@ def test_gradients_reach_every_parameter_and_nothing_else(
         assert not model.training
 
 
-@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+@pytest.mark.parametrize("method", [ours(), rag(), vector(), dysk()], ids=["ours", "rag", "vector", "dysk"])
 def test_a_few_steps_lower_the_loss(method: Method, make: Opened) -> None:
     system = make(method)
     optimizer = torch.optim.Adam(system.parameters(), lr=0.01)
@@ -112,7 +125,11 @@ def test_a_few_steps_lower_the_loss(method: Method, make: Opened) -> None:
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("method", [ours(), rag(), dysk(), closed_book()], ids=list(NAMES.values()))
+@pytest.mark.parametrize(
+    "method",
+    [ours(), rag(), dysk(), vector(), closed_book()],
+    ids=["ours", "rag", "dysk", "vector", "closed_book"],
+)
 def test_a_batch_is_answered_as_its_questions_alone(method: Method, make: Opened) -> None:
     """Equal texts and facts; weights up to the rounding of float32 in another order of summation (1e-4)."""
     system = make(method)
@@ -120,6 +137,7 @@ def test_a_batch_is_answered_as_its_questions_alone(method: Method, make: Opened
     with system.attached():
         together = system.reply(QUESTIONS)
         for row, question in enumerate(QUESTIONS):
+            system.forget()
             alone = system.reply([question])
             assert alone.texts == [together.texts[row]]
             assert alone.facts == [together.facts[row]]
@@ -276,7 +294,7 @@ def test_an_answer_of_one_line_is_the_first_line_of_the_whole_answer(make: Opene
     assert full != line
 
 
-@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+@pytest.mark.parametrize("method", [ours(), rag(), vector(), dysk()], ids=["ours", "rag", "vector", "dysk"])
 def test_the_next_question_sees_what_the_memory_was_told(method: Method, make: Opened) -> None:
     system = make(method, N=100)
     shaken(system, 0.05)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipeline.config import ROOT, UserError
-from pipeline.reporting.readme import BLOCKS, dag, filled
+from pipeline.reporting.readme import BLOCKS, PAGES, dag, filled
 
 REPORTS = ("reports/metrics.json", "reports/h100", "reports/acceptance.json")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,8 +20,9 @@ def changed(*paths):
 def test_the_readme_says_what_the_reports_say():
     if changed(*REPORTS) and not changed("README.md"):
         pytest.skip("the reports hold a run of your own; README.md is about the one in git")
-    assert filled(README, ROOT) == README, "run `python -m pipeline.reporting.readme`"
-    assert all(f"<!-- {name}:begin -->" in README for name in BLOCKS)
+    pages = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
+    assert all(filled(page, ROOT) == page for page in pages), "run `python -m pipeline.reporting.readme`"
+    assert all(f"<!-- {name}:begin -->" in "".join(pages) for name in BLOCKS)
     assert len(README.splitlines()) <= 200
 
 
@@ -61,6 +62,12 @@ def project(tmp_path):
     (tmp_path / "reports" / "h100" / "slice").mkdir(parents=True)
     (tmp_path / "reports" / "metrics.json").write_text(figures)
     (tmp_path / "reports" / "h100" / "slice" / "metrics.json").write_text(figures)
+    (tmp_path / "reports" / "h100" / "grounding").mkdir()
+    right = {"acc1": {"mean": 0.9, "low": 0.8, "high": 0.95}}
+    accuracy = {"ours": {"key": {"10": right, "1000": right}}, "other": {"key": {"10": right}}}
+    (tmp_path / "reports" / "h100" / "grounding" / "tiny.json").write_text(
+        json.dumps({"figures": {"accuracy": accuracy}})
+    )
     (tmp_path / "reports" / "h100" / "codex.json").write_text('{"mrr": 0.33}')
     row = {
         "issue": "first",
@@ -90,12 +97,14 @@ def test_blocks_are_filled_once_and_for_all(project):
     after = filled(before, project)
     assert filled(after, project) == after
     assert "former text" not in after
-    assert re.findall(r"^(?:before|after)$", after, re.MULTILINE) == ["before", "after"] * 4
+    assert re.findall(r"^(?:before|after)$", after, re.MULTILINE) == ["before", "after"] * len(BLOCKS)
     table = "| unseen | entities never trained on | 200 | **97.5** [95.0, 99.0] | 90.0 [95.0, 99.0] | — |"
     assert after.count(table) == 2
     assert "| split | what it asks | n | ours | rag | another |" in after
     assert "**slice**" in after
     assert "codex" not in after
+    assert "| method | wording | 10 facts | 1,000 facts |" in after
+    assert "| other | key | 90.0 [80.0, 95.0] | — |" in after
     assert "- first: 1 of 2 figures hold.\n  - Open, line 2: ≥ 90 %; measured 0.5. a bad day\n" in after
     assert after.index("- first") < after.index("- second: 1 of 1")
     assert '  b["b<br/>m, n"]' in after
