@@ -115,10 +115,15 @@ def ledger(root: Path) -> str:
         short = [row for row in of_issue if not row["holds"]]
         lines.append(f"- {issue}: {len(of_issue) - len(short)} of {len(of_issue)} figures hold.")
         lines += [
-            f"  - Open, line {row['line']}: {row['target']}; {_measured(row)}. "
+            f"  - Open, line {row['line']}: {row['target']}; measured {row['figure']['value']:.4g}. "
             f"{row.get('reason', 'no reason given')}"
             for row in short
+            if row["figure"]["value"] is not None
         ]
+        unknown = [row for row in short if row["figure"]["value"] is None]
+        if unknown:
+            told = (f"line {row['line']}, {row['target']} ({row['reason']})" for row in unknown)
+            lines.append(f"  - Open, not measured: {'; '.join(told)}.")
     return "\n".join(lines)
 
 
@@ -129,11 +134,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "grounding": grounding,
     "ledger": ledger,
 }
-
-
-def _measured(row: Figures) -> str:
-    value = row["figure"]["value"]
-    return "not measured" if value is None else f"measured {value:.4g}"
 
 
 def _exact_match(evaluated: Figures) -> str:
