@@ -189,7 +189,7 @@ def pooled(logits: Float[Tensor, "B Q M"], weight: Float[Tensor, "B Q"], how: st
     """
     if how == "mean":
         return torch.einsum("bqm,bq->bm", logits, weight)
-    return _log(torch.einsum("bqm,bq->bm", torch.softmax(logits, dim=-1), weight))
+    return _mean(torch.log_softmax(logits, dim=-1), weight)
 
 
 def relevance(
@@ -215,15 +215,13 @@ def relevance(
     parts = [slice(start, start + block) for start in range(0, len(keys), block)]
     totals = [(queries @ keys[part].T * scale[part]).logsumexp(dim=-1) for part in parts]
     total = torch.stack(totals).logsumexp(dim=0)[..., None]
-    found = [
-        torch.einsum("bqm,bq->bm", (queries @ keys[part].T * scale[part] - total).exp(), weight)
-        for part in parts
-    ]
-    return _log(torch.cat(found, dim=-1))
+    found = [_mean(queries @ keys[part].T * scale[part] - total, weight) for part in parts]
+    return torch.cat(found, dim=-1)
 
 
-def _log(share: Tensor) -> Tensor:
-    return share.clamp(min=torch.finfo(share.dtype).tiny).log()
+def _mean(shares: Float[Tensor, "B Q M"], weight: Float[Tensor, "B Q"]) -> Float[Tensor, "B M"]:
+    """Return the logarithm of the weighted mean of what `shares` are the logarithms of: none underflows."""
+    return (shares + weight.log()[..., None]).logsumexp(dim=1)
 
 
 def shares(
