@@ -106,7 +106,7 @@ class AtlasKvFlat(Vector):
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasKvAux(Vector):
-    """AtlasKV with L_Aux and many negatives: its best setting here."""
+    """AtlasKV with L_Aux over many facts, which the paper lacks."""
 
 
 class VectorSystem(System):
