@@ -14,10 +14,9 @@ so that neither keys nor values of all facts are ever made:
 .. math:: s[m] = \frac{(C_{K,i}^\top \tilde q_i) \cdot b_k[m]}{\sigma[m] \sqrt D}, \qquad
           y_i = W_{V,i} \sum_m a[m]\, b_v[m]
 
-`joint` and `mixed` put the facts beside the sequence: one softmax over both (KBLaM), or two softmaxes, mixed
-by their sums of exponentials (AtlasKV). The two are equal; they part only where facts were pruned, because
-then `mixed` weighs the survivors alone and `joint` with a shift counts all M. `streamed` reads any number of
-facts in blocks, with the sums that either needs.
+`streamed` reads any number of facts in blocks. `shares` then weighs what was read against the sequence: one
+softmax over both (KBLaM) and two softmaxes, mixed by their sums of exponentials (AtlasKV), are the same share.
+They part only where facts were pruned: AtlasKV then weighs the survivors alone, KBLaM's shift counts all M.
 """
 
 import math
@@ -88,42 +87,6 @@ def scores(
     if keys.ndim == 2:
         return torch.einsum("bhtp,mp->bhtm", folded, keys) * scale
     return torch.einsum("bhtp,bmp->bhtm", folded, keys) * scale[:, None, None]
-
-
-class Fused(NamedTuple):
-    """What a layer reads from facts and sequence."""
-
-    sequence: Float[Tensor, "B H T S"]
-    """Weights of the sequence's positions."""
-    facts: Float[Tensor, "B H T M"]
-    """Weights of the facts; with those of the sequence they sum to 1."""
-
-
-def joint(sequence: Float[Tensor, "B H T S"], facts: Float[Tensor, "B H T M"], shift: float = 0.0) -> Fused:
-    """Return one softmax over facts and sequence (KBLaM).
-
-    Args:
-        sequence: logits of the sequence's positions; the smallest number of their type where none is seen.
-        facts: logits of the facts, -inf where there is none.
-        shift: added to the logits of the facts: log C - log M when KBLaM answers, so that M facts together
-            weigh about as much as C.
-    """
-    both = torch.softmax(torch.cat([facts + shift, sequence], dim=-1).float(), dim=-1).to(sequence.dtype)
-    return Fused(both[..., facts.shape[-1] :], both[..., : facts.shape[-1]])
-
-
-def mixed(sequence: Float[Tensor, "B H T S"], facts: Float[Tensor, "B H T M"]) -> Fused:
-    """Return two softmaxes, weighed by λ_kg = Σ e^s / (Σ e^s + Σ e^seq) and 1 - λ_kg (AtlasKV).
-
-    Args:
-        sequence: as for `joint`.
-        facts: logits of the facts that were not pruned, -inf where there is none.
-    """
-    totals = torch.stack([facts.float().logsumexp(dim=-1), sequence.float().logsumexp(dim=-1)], dim=-1)
-    share = torch.softmax(totals, dim=-1)
-    of_facts = torch.softmax(facts.float(), dim=-1).nan_to_num() * share[..., :1]
-    of_sequence = torch.softmax(sequence.float(), dim=-1) * share[..., 1:]
-    return Fused(of_sequence.to(sequence.dtype), of_facts.to(sequence.dtype))
 
 
 def size_shift(count: int, weight: float) -> float:
@@ -232,6 +195,7 @@ def shares(
     Args:
         sequence: log Σ e^seq of the sequence's logits.
         facts: `Read.total`.
-        shift: as for `joint`, which this then equals.
+        shift: nats that the facts are raised by: log C - log M when KBLaM answers, so that M facts together
+            weigh about as much as C; 0 for AtlasKV.
     """
     return torch.sigmoid(facts + shift - sequence)

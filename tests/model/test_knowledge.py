@@ -1,17 +1,55 @@
 """Attention in base space against the formulas, and the two ways to put facts beside a sequence."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.model.knowledge import KnowledgeMaps, joint, mixed, scores, shares, size_shift, streamed
+from pipeline.model.knowledge import KnowledgeMaps, scores, shares, size_shift, streamed
 
 B, H, T, S, D, P = 2, 3, 4, 5, 8, 12
+
+
+class Fused(NamedTuple):
+    """What a layer reads from facts and sequence."""
+
+    sequence: Float[Tensor, "B H T S"]
+    """Weights of the sequence's positions."""
+    facts: Float[Tensor, "B H T M"]
+    """Weights of the facts; with those of the sequence they sum to 1."""
+
+
+def joint(sequence: Float[Tensor, "B H T S"], facts: Float[Tensor, "B H T M"], shift: float = 0.0) -> Fused:
+    """Return one softmax over facts and sequence (KBLaM).
+
+    Args:
+        sequence: logits of the sequence's positions; the smallest number of their type where none is seen.
+        facts: logits of the facts, -inf where there is none.
+        shift: added to the logits of the facts: log C - log M when KBLaM answers, so that M facts together
+            weigh about as much as C.
+    """
+    both = torch.softmax(torch.cat([facts + shift, sequence], dim=-1).float(), dim=-1).to(sequence.dtype)
+    return Fused(both[..., facts.shape[-1] :], both[..., : facts.shape[-1]])
+
+
+def mixed(sequence: Float[Tensor, "B H T S"], facts: Float[Tensor, "B H T M"]) -> Fused:
+    """Return two softmaxes, weighed by λ_kg = Σ e^s / (Σ e^s + Σ e^seq) and 1 - λ_kg (AtlasKV).
+
+    Args:
+        sequence: as for `joint`.
+        facts: logits of the facts that were not pruned, -inf where there is none.
+    """
+    totals = torch.stack([facts.float().logsumexp(dim=-1), sequence.float().logsumexp(dim=-1)], dim=-1)
+    share = torch.softmax(totals, dim=-1)
+    of_facts = torch.softmax(facts.float(), dim=-1).nan_to_num() * share[..., :1]
+    of_sequence = torch.softmax(sequence.float(), dim=-1) * share[..., 1:]
+    return Fused(of_sequence.to(sequence.dtype), of_facts.to(sequence.dtype))
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
