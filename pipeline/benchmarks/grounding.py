@@ -6,7 +6,6 @@ grounding.parquet, both in the run's folder.
 """
 
 import json
-import logging
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from pipeline.evaluation.systems import ADAPTERS, NAMES, Method, open_system
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import load_adapter
+from pipeline.model.closedbook import ClosedBook
 from pipeline.model.rag import Rag
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
-
-logger = logging.getLogger(__name__)
 
 SEED = "SEED"
 """Stands for the seed in `paths.adapters`."""
@@ -95,6 +93,8 @@ def entry(text: str) -> tuple[str, Method, str]:
         OmegaConf.load(file), OmegaConf.from_dotlist(list(filter(None, changes.split(","))))
     )
     method: Method = section(Method, values, "method")
+    if isinstance(method, ClosedBook):
+        raise ConfigError("grounding.methods: closed_book finds no facts; leave it out")
     own = NAMES[type(method)]
     return FROZEN if isinstance(method, Rag) else chosen, method, folder or ADAPTERS.get(own, own)
 

@@ -60,6 +60,8 @@ def test_an_entry_names_file_values_and_folder() -> None:
 def test_wrong_names_are_told() -> None:
     with pytest.raises(ConfigError, match="there is no 'none' in conf/method"):
         entry("none")
+    with pytest.raises(ConfigError, match="closed_book finds no facts"):
+        entry("closed_book")
     with pytest.raises(ConfigError, match="size"):
         entry("atlaskv:size=3")
     with pytest.raises(SystemExit, match="name one of grounding first, not 'other'"):
