@@ -14,9 +14,9 @@ so that neither keys nor values of all facts are ever made:
 .. math:: s[m] = \frac{(C_{K,i}^\top \tilde q_i) \cdot b_k[m]}{\sigma[m] \sqrt D}, \qquad
           y_i = W_{V,i} \sum_m a[m]\, b_v[m]
 
-`streamed` reads any number of facts in blocks. `shares` then weighs what was read against the sequence: one
-softmax over both (KBLaM) and two softmaxes, mixed by their sums of exponentials (AtlasKV), are the same share.
-They part only where facts were pruned: AtlasKV then weighs the survivors alone, KBLaM's shift counts all M.
+`streamed` reads any number of facts in blocks. `shares` then weighs what was read against the sequence. One
+softmax over both (KBLaM) and two softmaxes, mixed by their sums of exponentials (AtlasKV), are the same: they
+part only where facts were pruned. AtlasKV then weighs the survivors alone, KBLaM's shift counts all M.
 """
 
 import math
