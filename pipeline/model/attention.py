@@ -133,17 +133,27 @@ def joint_mask(
 
 
 @contextmanager
+def selected(lm: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Let `lm` compute its attention by `function` inside this block; at the end it is as it was.
+
+    The library's own registries select it; the mask goes with it, or left padding would be dropped silently.
+    """
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    former = lm.config._attn_implementation
+    lm.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        lm.set_attn_implementation(former)
+
+
+@contextmanager
 def inject(lm: Any) -> Iterator[None]:
     """Let `lm`, a decoder of the transformers library, read facts inside this block.
 
     The library's own registries select the attention; the model's classes stay as they are, and its former
     attention is selected again at the end. Without active facts the model computes what it did before.
     """
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    former = lm.config._attn_implementation
-    lm.set_attn_implementation(NAME)
-    try:
+    with selected(lm, NAME, attend):
         yield
-    finally:
-        lm.set_attn_implementation(former)

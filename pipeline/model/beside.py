@@ -20,13 +20,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from pipeline.config import UserError
 from pipeline.memory.tree import Found, Tree
-from pipeline.model.attention import joint_mask
+from pipeline.model.attention import joint_mask, selected
 from pipeline.model.knowledge import KnowledgeMaps, Read, pooled, relevance, scores, shares, streamed
 from pipeline.model.lowrank import decoder_layers
 
@@ -218,23 +216,19 @@ def query_weight(attention: nn.Module, heads: int) -> Float[Tensor, "HD C"]:
 @contextmanager
 def inject(lm: Any, every: int) -> Iterator[None]:
     """Let every `every`-th layer of `lm` attend to facts inside this block; at the end it is as it was."""
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    former = lm.config._attn_implementation
-    lm.set_attn_implementation(NAME)
     modules = attentions(lm, every)
     handles = []
     try:
         for place, module in enumerate(modules):
             module._place_of_facts = place  # type: ignore[assignment]
             handles.append(module.register_forward_pre_hook(_keep, with_kwargs=True))
-        yield
+        with selected(lm, NAME, attend):
+            yield
     finally:
         for handle in handles:
             handle.remove()
         for module in modules:
             del module._place_of_facts
-        lm.set_attn_implementation(former)
 
 
 def _keep(module: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
