@@ -1,4 +1,4 @@
-"""Nearest vectors by inner product: exact on any device, or through faiss."""
+"""Nearest vectors by inner product: exact or by HiKVP's tree on any device, or through faiss."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.config import UserError
+from pipeline.memory.tree import build_tree
 
-BACKENDS = ("exact", "hnsw", "ivf")
+BACKENDS = ("exact", "hikvp", "hnsw", "ivf")
 
 
 class Searcher(Protocol):
@@ -55,21 +56,33 @@ class Faiss:
         return torch.from_numpy(scores).to(device), torch.from_numpy(rows).to(device)
 
 
-def searcher(vectors: Float[Tensor, "E P"], backend: str, links: int, lists: int, probes: int) -> Searcher:
+def searcher(
+    vectors: Float[Tensor, "E P"],
+    backend: str,
+    links: int,
+    lists: int,
+    probes: int,
+    roots: int,
+    inner: int,
+) -> Searcher:
     """Return a searcher over `vectors`.
 
     Args:
         vectors: unit vectors.
-        backend: `exact`; `hnsw` (Malkov and Yashunin, arXiv 1603.09320); `ivf`, an inverted file.
+        backend: `exact`; `hikvp`, the tree of `pipeline.memory.tree`; `hnsw` (Malkov and Yashunin, arXiv 1603.09320); `ivf`, an inverted file.
         links: edges a node of the HNSW graph.
         lists: cells of the inverted file; fewer where there are fewer vectors.
         probes: cells that a search visits.
+        roots: k_R of the tree.
+        inner: k_I of the tree.
 
     Raises:
         UserError: faiss is asked for but not installed.
     """
     if backend == "exact" or len(vectors) == 0:
         return Exact(vectors)
+    if backend == "hikvp":
+        return build_tree(vectors, roots, inner)
     try:
         import faiss
     except ImportError as error:

@@ -23,20 +23,24 @@ class Memory:
     relation_weight: float
     """Weight of the relation's log-probability beside the entity's similarity."""
     backend: str
-    """`exact`, `hnsw` or `ivf`."""
+    """`exact`, `hikvp`, `hnsw` or `ivf`."""
     links: int
     """Edges a node of the HNSW graph."""
     lists: int
     """Cells of the inverted file."""
     probes: int
     """Cells of the inverted file that a search visits."""
+    roots: int
+    """k_R of HiKVP: clusters of clusters that a search goes into (AtlasKV: 128)."""
+    inner: int
+    """k_I of HiKVP: clusters that it goes into (AtlasKV: 64)."""
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise ValueError(f"memory.layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
         if self.backend not in BACKENDS:
             raise ValueError(f"memory.backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
-        for name in ("N", "k", "entities", "links", "lists", "probes"):
+        for name in ("N", "k", "entities", "links", "lists", "probes", "roots", "inner"):
             if getattr(self, name) < 1:
                 raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.relation_weight < math.inf:

@@ -266,7 +266,9 @@ class KnowledgeMemory:
         if self._searcher is None:
             s = self.settings
             vectors = names.vectors if rows is None or len(rows) == len(names) else names.vectors[rows]
-            self._searcher = searcher(vectors, s.backend, s.links, s.lists, s.probes)
+            self._searcher = searcher(
+                vectors, s.backend, s.links, s.lists, s.probes, s.roots, s.inner
+            )
         return self._searcher
 
     @property

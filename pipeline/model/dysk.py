@@ -49,6 +49,8 @@ class Dysk:
     """`residual` or `norm`."""
     gate: float
     """λ at the start."""
+    k: int
+    """Facts that the attention keeps of the candidates (DySK-Attn: 5)."""
     dense: bool
     """Whether all candidates are attended to in place of the k best: the paper's ablation."""
     scale: float
@@ -65,8 +67,8 @@ class Dysk:
             raise ValueError(f"method.gate must be between 0 and 1, not {self.gate}")
         if not self.layers or min(self.layers) < 0:
             raise ValueError(f"method.layers must name at least one layer, counted from 0, not {self.layers}")
-        if self.width < 1 or self.answer_tokens < 1:
-            raise ValueError("method.width and answer_tokens must be at least 1")
+        if self.width < 1 or self.answer_tokens < 1 or self.k < 1:
+            raise ValueError("method.width, answer_tokens and k must be at least 1")
 
 
 class SparseFusion(nn.Module):
@@ -172,7 +174,7 @@ class DyskSystem(System):
             states = output[0] if isinstance(output, tuple) else output
             wide = states.float()
             scores = fusion.scores(wide, self._facts).masked_fill(~self._valid[:, None], -1e4)  # type: ignore
-            k = self._facts.shape[1] if self.method.dense else self.memory.settings.k
+            k = self._facts.shape[1] if self.method.dense else self.method.k
             fused, gate = fusion(wide, self._facts, scores, k)
             self._scores.append(scores)
             self._gates.append(gate)
@@ -243,7 +245,7 @@ class DyskSystem(System):
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return answers and the k facts that the last prompt token attends to most."""
         found, prefill, texts = self._attended(questions, self.answer_tokens)
-        k = min(self.memory.settings.k, found.shape[1])
+        k = min(self.method.k, found.shape[1])
         share, order = torch.softmax(prefill, dim=-1).topk(k, dim=-1)
         read = found.gather(1, order).tolist()
         kept = [[place for place, fact in enumerate(row) if fact >= 0] for row in read]

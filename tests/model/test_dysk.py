@@ -146,8 +146,8 @@ def test_the_losses_supervise_the_positions_that_ask_for_the_answer(
         ({"gate": 1.0}, r"method.gate must be between 0 and 1, not 1\.0"),
         ({"layers": []}, r"method.layers must name at least one layer, counted from 0, not \[\]"),
         ({"layers": [-1]}, r"method.layers must name at least one layer, counted from 0, not \[-1\]"),
-        ({"width": 0}, r"method.width and answer_tokens must be at least 1"),
-        ({"answer_tokens": 0}, r"method.width and answer_tokens must be at least 1"),
+        ({"width": 0}, r"method.width, answer_tokens and k must be at least 1"),
+        ({"answer_tokens": 0}, r"method.width, answer_tokens and k must be at least 1"),
     ],
 )
 def test_values_out_of_range_are_errors(changes: dict[str, Any], text: str) -> None:

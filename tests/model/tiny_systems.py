@@ -80,6 +80,7 @@ def dysk(**changes: Any) -> Dysk:
         "space": "fused",
         "fusion": "residual",
         "gate": 0.3,
+        "k": 3,
         "dense": False,
         "scale": 20.0,
         "answer_tokens": 4,
