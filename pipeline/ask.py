@@ -117,7 +117,7 @@ def _answer(answer: Answer) -> str:
     first = answer.text
     if answer.refused:
         first = f"I don't know (probability that no fact answers: {100 * answer.refusal:.1f} %)"
-    rows = [[Cell(used.text), Cell(f"{used.weight:.3f}")] for used in answer.facts]
+    rows = [[Cell(f"{used.via} {used.text}".strip()), Cell(f"{used.weight:.3f}")] for used in answer.facts]
     header = "looked at" if answer.refused else "read from"
     table = Table([header, "weight"], rows).plain()
     return f"{first}\n\n{table}\n\nanswered in {1000 * answer.seconds:.0f} ms"

@@ -3,8 +3,9 @@
 import sys
 
 from pipeline.benchmarks.grounding import grounding
+from pipeline.benchmarks.variants import variants
 
-COMMANDS = {"grounding": grounding}
+COMMANDS = {"grounding": grounding, "variants": variants}
 
 
 def main(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -124,17 +125,20 @@ def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Exa
     """
     same = Correspondence(graph, system.memory)
     table = read_table(paths.kv, "questions").to_pydict()
-    kinds: dict[str, list[Example]] = {"template": [], "human": [], "unanswerable": []}
+    kinds: dict[str, list[Example]] = {"template": [], "human": [], "unanswerable": [], "multihop": []}
     valid: list[Example] = []
     rows = zip(*(table[name] for name in ("text", "kind", "facts", "answers", "split")), strict=True)
     for text, kind, facts, answers, split in rows:
-        if split not in ("train", "valid"):
+        if split not in ("train", "valid") or (kind == "multihop" and system.hops == 1):
             continue
-        gold = tuple(row for fact in facts if (row := same.row(fact)) is not None)
-        example = Example(text, tuple(answers), gold, kind)
-        if split == "train" and kind in kinds and bool(gold) != (kind == "unanswerable"):
+        parts = graph.hops(facts) if kind == "multihop" else [facts]
+        held = [tuple(row for fact in part if (row := same.row(fact)) is not None) for part in parts]
+        if not all(held) and kind != "unanswerable":
+            continue  # of a later snapshot
+        example = Example(text, tuple(answers), held[-1], kind, held[0] if len(held) > 1 else ())
+        if split == "train" and kind in kinds and bool(held[-1]) != (kind == "unanswerable"):
             kinds[kind].append(example)
-        elif split == "valid" and gold:
+        elif split == "valid" and held[-1]:
             valid.append(example)
     if not kinds["template"] and not kinds["human"]:
         raise UserError(f"{paths.kv}: no training question in it; check conf/splits and conf/synthesis")
@@ -156,11 +160,13 @@ def fit_retrieval(
     draw = random.Random(seed)
     known = _balanced(pool, settings.examples, draw)
     ask = _asking(system, known)
-    triples = system.memory.triples[[e.gold[0] for e in known]]
+    asked = [e.via[0] if e.via else e.gold[0] for e in known]
+    triples = system.memory.triples[asked]
     first = triples[:, 0]
     if system.memory.settings.layout == "slot":
-        first = system.memory.adjacency.slot[torch.tensor([e.gold[0] for e in known])].cpu().numpy()
-    slots = torch.stack([torch.as_tensor(first), torch.as_tensor(triples[:, 1])], dim=1)
+        first = system.memory.adjacency.slot[torch.tensor(asked)].cpu().numpy()
+    later = np.array([system.memory.triples[e.gold[0], 1] if e.via else -1 for e in known])
+    slots = torch.stack([torch.as_tensor(row) for row in (first, triples[:, 1], later)], dim=1)
     curve = fit_heads(system.heads, system.memory, ask, slots.to(system.reader.device), settings, _bar)
     curve_file = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
     for row in curve:
@@ -189,12 +195,18 @@ def _asking(system: OurSystem, known: Sequence[Example]) -> Ask:
 
 
 def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:
-    """Return training questions, two templated ones for one that a person wrote, where there are such."""
+    """Return training questions, two templated ones for one that a person wrote, where there are such.
+
+    One question over two facts comes with two templated ones, for a system that follows them.
+    """
     human = list(pool.human)
     template = list(pool.template)
     if human and len(template) > 2 * len(human):
         template = draw.sample(template, 2 * len(human))
-    known = human + template
+    both = list(pool.multihop)
+    if len(both) > len(template) // 2:
+        both = draw.sample(both, len(template) // 2)
+    known = human + template + both
     return draw.sample(known, limit) if 0 < limit < len(known) else known
 
 

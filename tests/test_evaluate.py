@@ -48,7 +48,7 @@ def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("ours", ours(share_floor=0.0)),
+        ("ours", ours(mass=1.0)),
         ("rag", rag()),
         ("dysk", dysk()),
         ("kblam", vector(rows="synthetic")),

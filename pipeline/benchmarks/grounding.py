@@ -6,6 +6,7 @@ grounding.parquet, both in the run's folder.
 """
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from pipeline.config import CONF, ConfigError, Paths, section, stage
+from pipeline.config import ConfigError, Paths, stage
 from pipeline.evaluation.environment import provenance
 from pipeline.evaluation.grounding import DEPTH, Grounding, places, probes
 from pipeline.evaluation.intervals import bootstrap
-from pipeline.evaluation.systems import ADAPTERS, NAMES, Method, open_system
+from pipeline.evaluation.variants import Variant
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.settings import Memory
-from pipeline.model.adapter import load_adapter
 from pipeline.model.closedbook import ClosedBook
 from pipeline.model.rag import Rag
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
-SEED = "SEED"
-"""Stands for the seed in `paths.adapters`."""
 FROZEN = "encoder"
 """What the retrieval of `rag` is called: nothing of it is trained."""
 
@@ -57,15 +54,12 @@ def grounding(
     runs = list(product(grounding.methods, grounding.seeds))
     with tqdm(total=len(runs) * len(sizes), desc="grounding", unit="memory") as progress:
         for text, seed in runs:
-            name, method, folder = entry(text)
-            system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
-            if not isinstance(method, Rag):
-                load_adapter(system, Path(str(paths.adapters).replace(SEED, str(seed))) / folder)
-            system.eval()
+            variant = chosen(text, memory)
+            system = variant.open(lm, encoder, graph, paths, trainer.device, seed, variant.name != FROZEN)
             asked = probes(graph, questions, grounding, seed)
             for size in sizes:
                 found = places(system, graph, asked, size, seed, grounding.batch_size)
-                shared = {"method": name, "seed": seed, "facts": size}
+                shared = {"method": variant.name, "seed": seed, "facts": size}
                 for wording, seen in found.items():
                     rows += [
                         shared | {"wording": wording, "question": probe.id, "place": place}
@@ -78,25 +72,16 @@ def grounding(
     (out / "grounding.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def entry(text: str) -> tuple[str, Method, str]:
-    """Return name, values and adapter folder of "FILE", "FILE:key=value,key=value" or either with "@FOLDER".
+def chosen(text: str, memory: Memory) -> Variant:
+    """Return the variant that an entry of `grounding.methods` names.
 
     Raises:
-        ConfigError: there is no such file in conf/method, or a value is out of its range.
+        ConfigError: there is no such method or value, or it finds no facts.
     """
-    chosen, _, folder = text.partition("@")
-    name, _, changes = chosen.partition(":")
-    file = CONF / "method" / f"{name}.yaml"
-    if not file.is_file():
-        raise ConfigError(f"grounding.methods: there is no {name!r} in conf/method")
-    values = OmegaConf.merge(
-        OmegaConf.load(file), OmegaConf.from_dotlist(list(filter(None, changes.split(","))))
-    )
-    method: Method = section(Method, values, "method")
-    if isinstance(method, ClosedBook):
+    variant = Variant.read(text, memory)
+    if isinstance(variant.method, ClosedBook):
         raise ConfigError("grounding.methods: closed_book finds no facts; leave it out")
-    own = NAMES[type(method)]
-    return FROZEN if isinstance(method, Rag) else chosen, method, folder or ADAPTERS.get(own, own)
+    return replace(variant, name=FROZEN) if isinstance(variant.method, Rag) else variant
 
 
 def accuracy(rows: list[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pipeline.kg.facts import Graph
 
 logger = logging.getLogger(__name__)
 
-BEFORE = ("valid", "seen", "unseen", "unseen_relation", "unanswerable", "unchanged")
+BEFORE = ("valid", "seen", "unseen", "unseen_relation", "two_hop", "unanswerable", "unchanged")
 """Splits that are asked on the base snapshot."""
 
 AFTER = ("updated", "added", "unchanged_after")
@@ -191,7 +191,8 @@ def _ask(
 def _row(
     question: Question, split: str, answers: Answers, place: int, graph: Graph, known: frozenset[str]
 ) -> dict[str, Any]:
-    said, gold, right = answers.texts[place], set(question["facts"]), question["answers"]
+    said, right = answers.texts[place], question["answers"]
+    gold = set(graph.hops(question["facts"])[-1] if question["kind"] == "multihop" else question["facts"])
     refused = bool(answers.refused[place])
     unanswerable = question["kind"] == "unanswerable"
     read, found = [int(fact) for fact in answers.facts[place]], answers.candidates[place]

@@ -7,9 +7,10 @@ stable keys: the source's key of the entity or relation, and (head, relation, ta
 what moves the graph from one snapshot to the next, so that replaying it on the base gives the last one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ SPLITS = (
     "seen",
     "unseen",
     "unseen_relation",
+    "two_hop",
     "updated",
     "added",
     "unchanged",
@@ -167,6 +169,10 @@ class Graph:
     def triples(self) -> Ids:
         """Head, relation and tail of each fact, by id: [M, 3]."""
         return np.stack([self.facts[name].to_numpy() for name in ("head", "relation", "tail")], axis=1)
+
+    def hops(self, facts: Sequence[int]) -> list[list[int]]:
+        """Return the facts of each hop, where `facts` lists those of one slot after those of another."""
+        return [list(same) for _, same in groupby(facts, lambda fact: self.triples[fact, :2].tolist())]
 
     @property
     def last_snapshot(self) -> int:

@@ -7,13 +7,14 @@
 | seen | a sample of the slots of `train` | held-out templates |
 | unseen | fold test, the same in every snapshot (or there is one), not in `unchanged` | held-out, source |
 | unseen_relation | the held-out relations, base snapshot | held-out, source |
+| two_hop | fold test, and a slot of any relation trained on of its answer, base snapshot | held-out |
 | updated | fold test, answers differ between base and last snapshot | held-out, source; the last answers |
 | added | fold test, no answer in the base | held-out, source; the last answers |
 | unchanged | fold test, untouched while other facts change | held-out |
 | unanswerable | an absent slot of a known entity, or an unknown entity, fold test | held-out |
 
-`train` and `valid` hold unanswerable questions too. Label twins (two slots that the same words ask for)
-are never asked by template.
+`train` and `valid` hold unanswerable questions too, and questions over two facts. Label twins (two slots that
+the same words ask for) are never asked by template.
 """
 
 from collections import Counter
@@ -25,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import UserError
+from pipeline.kg.chains import chains
 from pipeline.kg.facts import FOLDS, SPLITS, Ids
 from pipeline.kg.slots import Mask, Slots, sample
 from pipeline.kg.unanswerable import near_misses, strangers
@@ -95,7 +97,7 @@ class Asker:
         """
         counts: Counter[str] = Counter()
         given, taken = self._from_source(source, counts)
-        rows = given + self._templated(taken, counts)
+        rows = given + self._templated(taken, counts) + self._over_two(taken)
         if not rows:
             raise UserError(
                 "no question can be asked of this graph: every slot is a label twin or has names longer than "
@@ -138,6 +140,32 @@ class Asker:
         wanted = {split: round(sizes[split] * share) for split in ("train", "valid")}
         wanted["unanswerable"] = sizes["unseen"]
         return rows + self._unanswerable(known, wanted)
+
+    def _over_two(self, taken: Mask) -> list[Question]:
+        """Return questions over two facts: "the capital of {the country of Lyon}"."""
+        slots, most = self.slots, self.limits.two_hop
+        named = slots.count(self.usable) == slots.count(np.ones_like(self.usable))
+        askable = named & ~slots.twins & self.status["base"] & (slots.fold != UNSEEN_RELATION)
+        own = {split: askable & (slots.fold == fold) for split, fold in (("train", TRAIN), ("valid", VALID))}
+        pools = {
+            "train": (own["train"], own["train"], 10 * most),
+            "valid": (own["valid"], askable & (slots.fold != TEST), most),
+            "two_hop": (askable & (slots.fold == TEST) & ~taken, askable, most),
+        }
+        rows: list[Question] = []
+        for split, (first, second, wanted) in pools.items():
+            random = self._random(f"{split} two hops")
+            starts, ends = chains(slots, first, second, self.base, wanted, self.limits.relation_share, random)
+            nouns, heads = (slots.relations[starts], slots.heads[starts])
+            names = [
+                f"the {slots.nouns[r]} of {slots.graph.labels[h]}" for r, h in zip(nouns, heads, strict=True)
+            ]
+            texts = self._texts(split, names, slots.relations[ends])
+            for text, start, end in zip(texts, starts, ends, strict=True):
+                facts, answers = self._gold(end, self.base)
+                led = slots.facts(int(start), self.base)
+                rows.append(Question(split, "multihop", text, led + facts, answers))
+        return rows
 
     def _choose(self, split: str, pool: Mask, preferred: Mask | None = None, most: int | None = None) -> Ids:
         """Return a sample of the slots of `pool` [S], the preferred ones first; sorted."""

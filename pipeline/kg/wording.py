@@ -41,6 +41,8 @@ class Limits:
     """Templated questions of `train` at most."""
     evaluation: int
     """Templated questions of each other split at most."""
+    two_hop: int
+    """Templated questions over two facts of `two_hop` and `valid` at most; of `train` ten times as many."""
     relation_share: float
     """The largest part of a split's templated questions that one relation may have."""
     unchanged_share: float
@@ -54,6 +56,8 @@ class Limits:
         for name in ("train", "evaluation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"synthesis.questions.{name} must be at least 1, not {getattr(self, name)}")
+        if self.two_hop < 0:
+            raise ValueError(f"synthesis.questions.two_hop must be at least 0, not {self.two_hop}")
         if not 0 < self.relation_share <= 1:
             raise ValueError(
                 f"synthesis.questions.relation_share must be in (0, 1], not {self.relation_share}"

@@ -8,9 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.config import UserError
+from pipeline.memory.settings import Memory
 from pipeline.memory.tree import build_tree
-
-BACKENDS = ("exact", "hikvp", "hnsw", "ivf")
 
 
 class Searcher(Protocol):
@@ -56,33 +55,22 @@ class Faiss:
         return torch.from_numpy(scores).to(device), torch.from_numpy(rows).to(device)
 
 
-def searcher(
-    vectors: Float[Tensor, "E P"],
-    backend: str,
-    links: int,
-    lists: int,
-    probes: int,
-    roots: int,
-    inner: int,
-) -> Searcher:
+def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
     """Return a searcher over `vectors`.
 
     Args:
         vectors: unit vectors.
-        backend: `exact`; `hikvp`, the tree of `pipeline.memory.tree`; `hnsw` (Malkov and Yashunin, arXiv 1603.09320); `ivf`, an inverted file.
-        links: edges a node of the HNSW graph.
-        lists: cells of the inverted file; fewer where there are fewer vectors.
-        probes: cells that a search visits.
-        roots: k_R of the tree.
-        inner: k_I of the tree.
+        memory: says which: `exact`; `hikvp`, the tree of `pipeline.memory.tree`; `hnsw` (Malkov and
+            Yashunin, arXiv 1603.09320); `ivf`, an inverted file, of fewer cells where there are few vectors.
 
     Raises:
         UserError: faiss is asked for but not installed.
     """
+    backend = memory.backend
     if backend == "exact" or len(vectors) == 0:
         return Exact(vectors)
     if backend == "hikvp":
-        return build_tree(vectors, roots, inner)
+        return build_tree(vectors, memory.roots, memory.inner)
     try:
         import faiss
     except ImportError as error:
@@ -93,12 +81,12 @@ def searcher(
     rows = vectors.float().cpu().numpy()
     index: Any
     if backend == "hnsw":
-        index = faiss.IndexHNSWFlat(rows.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexHNSWFlat(rows.shape[1], memory.links, faiss.METRIC_INNER_PRODUCT)
     else:
-        cells = max(1, min(lists, len(rows) // 39))  # faiss trains a cell on at least 39 points
+        cells = max(1, min(memory.lists, len(rows) // 39))  # faiss trains a cell on at least 39 points
         coarse = faiss.IndexFlatIP(rows.shape[1])
         index = faiss.IndexIVFFlat(coarse, rows.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = min(probes, cells)
+        index.nprobe = min(memory.probes, cells)
         index.train(rows)
     index.add(rows)
     return Faiss(index)

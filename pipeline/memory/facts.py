@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.shapes import CandidateFacts, CandidateScores, Vectors
@@ -39,6 +41,17 @@ class Query(NamedTuple):
     """Inner product with an entity's vector (a slot's, in the slot layout): how well it fits, in nats."""
     relation: Vectors
     """Inner product with a relation's vector: its logit among the relations."""
+    second: Vectors | None = None
+    """The same of a relation that is asked of the answer to the first; None asks for one hop."""
+    stop: Float[Tensor, "B 1"] | None = None
+    """Logit of no second relation."""
+
+    def rows(self, start: int, end: int) -> "Query":
+        """Return what the questions from `start` to `end` ask for."""
+        key, relation, second, stop = (None if part is None else part[start:end] for part in self)
+        assert key is not None
+        assert relation is not None
+        return Query(key, relation, second, stop)
 
 
 class Candidates(NamedTuple):
@@ -49,7 +62,10 @@ class Candidates(NamedTuple):
     entity: CandidateScores
     """The part of the score that the entity (or the slot) gives; 0 where there is no fact."""
     relation: CandidateScores
-    """The log-probability of the relation; 0 in the slot layout and where there is no fact."""
+    """The log-probability of the relation, of both for two hops; 0 where there is no fact, and for the
+    first one in the slot layout."""
+    via: CandidateFacts
+    """The fact whose tail heads this one, where the question asks for two hops; -1 where it doesn't."""
 
     @classmethod
     def best(
@@ -59,6 +75,7 @@ class Candidates(NamedTuple):
         scores: CandidateScores,
         entity: CandidateScores,
         relation: CandidateScores,
+        via: CandidateFacts,
     ) -> "Candidates":
         """Return the n with the best scores, best first; where fewer have any, the rest is filled up."""
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
@@ -66,14 +83,22 @@ class Candidates(NamedTuple):
         missing = n - order.shape[1]
         scores = F.pad(scores[:, :n], (0, missing), value=-torch.inf)
         none = scores == -torch.inf
-        kept = (F.pad(part.gather(1, order), (0, missing)) for part in (facts, entity, relation))
-        facts, entity, relation = kept
+        kept = (F.pad(part.gather(1, order), (0, missing)) for part in (facts, entity, relation, via))
+        facts, entity, relation, via = kept
         return cls(
             facts.masked_fill(none, -1),
             scores,
             entity.masked_fill(none, 0.0),
             relation.masked_fill(none, 0.0),
+            via.masked_fill(none, -1),
         )
+
+    @classmethod
+    def none(cls, questions: int, n: int, device: torch.device) -> "Candidates":
+        """Return n places without a fact for each question."""
+        facts = torch.full((questions, n), -1, device=device)
+        zeros = torch.zeros(facts.shape, device=device)
+        return cls(facts, zeros - torch.inf, zeros, zeros, facts)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipeline.memory.ann import BACKENDS
-
+BACKENDS = ("exact", "hikvp", "hnsw", "ivf")
 LAYOUTS = ("factored", "slot")
 
 
@@ -34,6 +33,8 @@ class Memory:
     """k_R of HiKVP: clusters of clusters that a search goes into (AtlasKV: 128)."""
     inner: int
     """k_I of HiKVP: clusters that it goes into (AtlasKV: 64)."""
+    beam: int
+    """Facts of the first hop whose tails are gone on from, for methods of two hops; 0 stays there."""
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -43,6 +44,8 @@ class Memory:
         for name in ("N", "k", "entities", "links", "lists", "probes", "roots", "inner"):
             if getattr(self, name) < 1:
                 raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
+        if self.beam < 0:
+            raise ValueError(f"memory.beam must be at least 0, not {self.beam}")
         if not 0 <= self.relation_weight < math.inf:
             raise ValueError(f"memory.relation_weight must be 0 or more, not {self.relation_weight}")
         if self.k > self.N:

@@ -16,6 +16,7 @@ from pipeline.memory.ann import Searcher, searcher
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Candidates, Fact, Key, Query, Receipt
 from pipeline.memory.names import Names
+from pipeline.memory.scoring import Scoring
 from pipeline.memory.settings import Memory
 from pipeline.memory.triples import Triples
 from pipeline.shapes import CandidateFacts
@@ -171,67 +172,29 @@ class KnowledgeMemory:
         return [row for row in self.facts_of(head) if self.triples[row, 1] == relation]
 
     def search(self, query: Query, n: int | None = None) -> Candidates:
-        """Return the n facts (by default N) that fit each question best.
+        """Return the n facts (by default N) that fit each question best; see `Scoring` for how well.
 
-        The factored score of a fact (h, r, t) is q_e·e_h + w · log softmax_r(q_r·R); facts of the same
-        slot score alike and follow each other. The slot score is q_k·b with the slot's
-        vector b.
+        Facts of one slot follow each other.
         """
         wanted = n or self.settings.N
         if not len(self) or not len(query.key):
-            scores = torch.full((len(query.key), wanted), -torch.inf, device=self.device)
-            zeros = torch.zeros_like(scores)
-            return Candidates(torch.full_like(scores, -1, dtype=torch.long), scores, zeros, zeros)
+            return Candidates.none(len(query.key), wanted, self.device)
+        scoring, nearest = self._scoring, self._nearest()
         starts = range(0, len(query.key), BATCH)
-        parts = [self._search(Query(*(part[i : i + BATCH] for part in query)), wanted) for i in starts]
+        parts = [scoring.search(query.rows(i, i + BATCH), wanted, nearest) for i in starts]
         return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def _search(self, query: Query, n: int) -> Candidates:
-        adjacency = self.adjacency
-        if self.settings.layout == "slot":
-            # Slots whose facts were all deleted keep their vectors: as many more are looked at.
-            best, groups = self._nearest(self.slots).search(query.key, n + adjacency.by_slot.empty)
-            facts, owner, valid = adjacency.by_slot.expand(groups)
-            entity = best.gather(1, owner)
-            relation = torch.zeros_like(entity)
-        else:
-            heads = adjacency.by_head.filled  # an entity that heads no fact would only take a place
-            best, places = self._nearest(self.entities, heads).search(query.key, self.settings.entities)
-            groups = heads[places]
-            facts, owner, valid = adjacency.by_head.expand(groups)
-            entity = best.gather(1, owner)
-            logits = query.relation.float() @ self.relations.vectors.float().T
-            of_fact = adjacency.relation[facts.clamp(min=0)]
-            relation = torch.log_softmax(logits, dim=-1).gather(1, of_fact)
-        scores = (entity + self.settings.relation_weight * relation).masked_fill(~valid, -torch.inf)
-        return Candidates.best(n, facts, scores, entity, relation)
-
-    def score(self, query: Query, facts: CandidateFacts) -> Candidates:
-        """Return given facts with their scores, with gradients into the query; -inf where the id is -1."""
-        rows, none = facts.clamp(min=0), facts < 0
+    def score(self, query: Query, facts: CandidateFacts, via: CandidateFacts | None = None) -> Candidates:
+        """Return given facts with their scores, with gradients into the query; see `Scoring.score`."""
         if not len(self.triples):
-            zeros = torch.zeros(facts.shape, device=self.device)
-            return Candidates(facts, zeros.masked_fill(none, -torch.inf), zeros, zeros)
-        adjacency = self.adjacency
-        if self.settings.layout == "slot":
-            keys = self.slots.vectors[adjacency.slot[rows]].float()
-            relation = torch.zeros(facts.shape, device=self.device)
-        else:
-            keys = self.entities.vectors[adjacency.head[rows]].float()
-            logits = query.relation @ self.relations.vectors.float().T
-            relation = torch.log_softmax(logits, dim=-1).gather(1, adjacency.relation[rows])
-        entity = torch.einsum("bp,bnp->bn", query.key, keys)
-        scores = (entity + self.settings.relation_weight * relation).masked_fill(none, -torch.inf)
-        return Candidates(facts, scores, entity.masked_fill(none, 0.0), relation.masked_fill(none, 0.0))
+            return Candidates.none(len(facts), facts.shape[1], self.device)
+        return self._scoring.score(query, facts, via)
 
     def keys(self, facts: CandidateFacts) -> Float[Tensor, "B N P"]:
         """Return the base key of each fact, b_k = e_head + r, the sum of its slot's two vectors; 0 for -1."""
         if not len(self.triples):
             return torch.zeros(*facts.shape, self.encoder.dimension, device=self.device)
-        rows = facts.clamp(min=0)
-        heads = self.entities.vectors[self.adjacency.head[rows]].float()
-        keys = heads + self.relations.vectors[self.adjacency.relation[rows]].float()
-        return keys.masked_fill((facts < 0)[..., None], 0.0)
+        return self._scoring.keys(facts)
 
     @contextmanager
     def only(self, rows: Sequence[int]) -> Iterator[None]:
@@ -262,13 +225,18 @@ class KnowledgeMemory:
         self._slot_of = np.concatenate([self._slot_of, np.array(fresh, dtype=np.int64)])
         return self._slot_of
 
-    def _nearest(self, names: Names, rows: Int[Tensor, " n"] | None = None) -> Searcher:
+    @property
+    def _scoring(self) -> Scoring:
+        vectors = self.entities.vectors, self.relations.vectors, self.slots.vectors
+        return Scoring(self.adjacency, *vectors, self.settings)
+
+    def _nearest(self) -> Searcher:
+        """Return what searches the slots, or the entities that head a fact: others would take a place."""
         if self._searcher is None:
-            s = self.settings
-            vectors = names.vectors if rows is None or len(rows) == len(names) else names.vectors[rows]
-            self._searcher = searcher(
-                vectors, s.backend, s.links, s.lists, s.probes, s.roots, s.inner
-            )
+            names = self.slots if self.settings.layout == "slot" else self.entities
+            heads = self.adjacency.by_head.filled
+            some = self.settings.layout == "factored" and len(heads) < len(names)
+            self._searcher = searcher(names.vectors[heads] if some else names.vectors, self.settings)
         return self._searcher
 
     @property

@@ -42,6 +42,8 @@ class Train:
     """Share of a batch that no fact answers, for methods that can refuse."""
     human: float
     """Share of a batch that people wrote, where the data has such questions."""
+    multihop: float
+    """Share of a batch that asks for two facts in a row, for methods that can follow them."""
     checkpoint_every: int
     """Steps between checkpoints, from which a killed run goes on."""
     checkpoints: Path
@@ -50,8 +52,10 @@ class Train:
     """How the retrieval is trained before the reader."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.unanswerable < 1 or not 0 <= self.human <= 1:
-            raise ValueError("train.unanswerable must be in [0, 1) and train.human in [0, 1]")
+        if not 0 <= self.unanswerable < 1 or not 0 <= self.human <= 1 or not 0 <= self.multihop < 1:
+            raise ValueError(
+                "train.unanswerable and train.multihop must be in [0, 1) and train.human in [0, 1]"
+            )
         if self.batch_size < 1 or self.checkpoint_every < 1 or any(n < 1 for n in self.steps.values()):
             raise ValueError(
                 "train.batch_size, checkpoint_every and every value of train.steps must be at least 1"
@@ -65,6 +69,7 @@ class Pool:
     template: Sequence[Example]
     human: Sequence[Example]
     unanswerable: Sequence[Example]
+    multihop: Sequence[Example] = ()
 
 
 class Batches(Sampler[list[Example]]):
@@ -96,6 +101,8 @@ class Batches(Sampler[list[Example]]):
     def _kind(self, draw: random.Random) -> Sequence[Example]:
         if self.pool.unanswerable and draw.random() < self.settings.unanswerable:
             return self.pool.unanswerable
+        if self.pool.multihop and draw.random() < self.settings.multihop:
+            return self.pool.multihop
         human = draw.random() < self.settings.human if self.pool.human else False
         return self.pool.human if human or not self.pool.template else self.pool.template
 

@@ -6,11 +6,10 @@ Two residual heads on the encoder's vector x of the question, one for the entity
 
 with f two-layer perceptrons that start at zero and a bar for normalisation to length one. A fact scores
 q_e·e_h + w·log softmax(q_r·R)_r: vectors belong to entities and relations, none to facts.
-"""
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+Questions over two hops have a third head f_s, for the relation that is asked of the first answer, and a logit
+of none: w·log softmax([q_s·R; none]) is added to the score, that of none for a fact that answers by itself.
+"""
 
 import torch
 from jaxtyping import Float
@@ -36,18 +35,44 @@ class Residual(nn.Module):
         return F.normalize(x + self.outer(F.gelu(self.inner(x))), dim=-1)
 
 
+class SecondHop(nn.Module):
+    """The head of the relation that is asked of the first answer.
+
+    Args:
+        dimension: length P of a base vector.
+        width: inner width of the perceptron.
+        scale: nats a unit of cosine, at the start.
+    """
+
+    def __init__(self, dimension: int, width: int, scale: float) -> None:
+        super().__init__()
+        self.relation = Residual(dimension, width)
+        self.map = nn.Parameter(torch.eye(dimension))
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+        self.stop = nn.Linear(dimension, 1)
+
+    def forward(self, x: Vectors) -> tuple[Vectors, Float[Tensor, "B 1"]]:
+        """Return what relations are compared with, and the logit of no second relation."""
+        asked, scale = self.relation(x), self.log_scale.exp()
+        return asked @ self.map * scale, self.stop(asked) * scale
+
+
 class RetrievalHeads(nn.Module):
-    """The entity head and the relation head.
+    """The entity head and the relation head, and that of the second hop where there are two.
 
     Args:
         dimension: length P of a base vector.
         width: inner width of the perceptrons.
         entity_scale: e^τ_e at the start, in nats a unit of cosine.
         relation_scale: e^τ_r at the start.
+        hops: 1, or 2.
     """
 
-    def __init__(self, dimension: int, width: int, entity_scale: float, relation_scale: float) -> None:
+    def __init__(
+        self, dimension: int, width: int, entity_scale: float, relation_scale: float, hops: int = 1
+    ) -> None:
         super().__init__()
+        self.second = SecondHop(dimension, width, relation_scale) if hops == 2 else None
         self.entity = Residual(dimension, width)
         self.relation = Residual(dimension, width)
         self.map = nn.Parameter(torch.eye(dimension))
@@ -63,6 +88,7 @@ class RetrievalHeads(nn.Module):
         return Query(
             self.entity(entity) * self.entity_log_scale.exp(),
             self.relation(relation) @ self.map * self.relation_log_scale.exp(),
+            *(self.second(relation) if self.second else (None, None)),
         )
 
     @property
@@ -151,53 +177,3 @@ class StateCorrection(nn.Module):
         """Return what is added to the candidates' scores when β is 1."""
         added: Tensor = torch.einsum("bp,bnp->bn", self.map(self.norm(states)), keys) / keys.shape[-1] ** 0.5
         return added
-
-
-class Shares(NamedTuple):
-    """How probability is shared among selected facts, and whether any of them answers."""
-
-    facts: Float[Tensor, "B K"]
-    """Log-probability of each selected fact, given that one answers."""
-    null: Float[Tensor, "B 1"]
-    """Log-probability that none answers."""
-
-
-def shares(
-    scores: Float[Tensor, "B K"],
-    null: Float[Tensor, "B 1"],
-    temperature: Float[Tensor, ""],
-    penalty: Float[Tensor, "B K"] | None = None,
-) -> Shares:
-    """Return log softmax over the selected facts, and the null fact's log-probability beside them all.
-
-    The null fact decides whether to answer. It takes nothing from the facts' own shares: a question that is
-    answered is answered from facts that are read in full.
-
-    Args:
-        scores: of the selected facts; -inf where there is none.
-        null: score of the null fact.
-        temperature: of both.
-        penalty: nats that are taken off facts before they share; see `spread`.
-    """
-    both = torch.log_softmax(torch.cat([scores, null], dim=-1) / temperature, dim=-1)
-    held = (scores / temperature).clamp(min=-1e4)  # a row without any fact stays finite
-    return Shares(torch.log_softmax(held if penalty is None else held - penalty, dim=-1), both[:, -1:])
-
-
-def spread(
-    slots: Sequence[Sequence[Hashable]], texts: Sequence[Sequence[str]], gap: float
-) -> list[list[float]]:
-    """Return what sets the values of one slot apart: 0, `gap`, 2 `gap` … nats in the order of their texts.
-
-    They have one score, for they answer alike. Read with one weight, they would be blended: asked for a
-    neighbour of Togo, the reader said "Benkina Faso", of Benin and Burkina Faso. The order of texts is that
-    of nothing else: not of the facts' arrival, nor of the search.
-    """
-    rows: list[list[float]] = []
-    for row_slots, row_texts in zip(slots, texts, strict=True):
-        row, before = [0.0] * len(row_texts), Counter[Hashable]()
-        for place in sorted(range(len(row_texts)), key=row_texts.__getitem__):
-            row[place] = gap * before[row_slots[place]]
-            before[row_slots[place]] += 1
-        rows.append(row)
-    return rows

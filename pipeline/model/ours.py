@@ -1,6 +1,5 @@
 """Our method: facts found by entity and relation, read as tokens that are shifted by their probability."""
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.attention import inject, reading
 from pipeline.model.factreader import FactReader
-from pipeline.model.heads import NullFact, RetrievalHeads, Shares, StateCorrection, shares, spread
+from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
+from pipeline.model.hops import gold_paths, with_gold_paths
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
 from pipeline.model.reader import Reader
+from pipeline.model.selection import Shares, enough, shares, spread, training_selection
 from pipeline.model.states import StateHeads
-from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
+from pipeline.model.system import Example, Reply, System
 from pipeline.shapes import CandidateFacts, CandidateScores
 
 QUESTIONS = ("encoder", "states")
@@ -38,6 +39,8 @@ class Ours:
     """r of the low-rank change."""
     rank_alpha: float
     """α of the low-rank change, which is scaled by α/r."""
+    hops: int
+    """Facts that a question may lead over: 1, or 2 (the tail of the first heads the second)."""
     question: str
     """What tells what is asked for: `encoder`, or the language model's own early `states`."""
     state_pools: int
@@ -56,8 +59,8 @@ class Ours:
     """Tokens of the longest fact."""
     fact_cache: int
     """Tokens of facts whose keys and values are kept."""
-    share_floor: float
-    """A fact with a smaller share than this is not read."""
+    mass: float
+    """Adaptive k: the facts with most share are read until their shares sum up to this; 1 reads all k."""
     slot_gap: float
     """Nats by which each value of a slot is read below the one before it, so that no two are blended."""
     refuse_answerable: float
@@ -68,10 +71,12 @@ class Ours:
     """α of L_Aux."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share_floor < 1:
-            raise ValueError(f"method.share_floor must be in [0, 1), not {self.share_floor}")
+        if not 0 < self.mass <= 1:
+            raise ValueError(f"method.mass must be in (0, 1], not {self.mass}")
         if self.question not in QUESTIONS:
             raise ValueError(f"method.question must be one of {', '.join(QUESTIONS)}, not {self.question!r}")
+        if self.hops not in (1, 2):
+            raise ValueError(f"method.hops must be 1 or 2, not {self.hops}")
         if self.state_pools < 1:
             raise ValueError(f"method.state_pools must be at least 1, not {self.state_pools}")
         if self.slot_gap < 0:
@@ -110,7 +115,13 @@ class OurSystem(System):
                 f"but the model has {reader.layers} layers"
             )
         self.method = method
-        sizes = encoder.dimension, method.head_width, method.entity_scale, method.relation_scale
+        sizes = (
+            encoder.dimension,
+            method.head_width,
+            method.entity_scale,
+            method.relation_scale,
+            method.hops,
+        )
         self.heads: RetrievalHeads = (
             StateHeads(reader.hidden, method.state_pools, *sizes)
             if method.question == "states"
@@ -130,6 +141,11 @@ class OurSystem(System):
         """It does: they teach the null fact."""
         return True
 
+    @property
+    def hops(self) -> int:
+        """As many as its configuration says."""
+        return self.method.hops
+
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Let the language model read facts inside this block."""
@@ -141,7 +157,11 @@ class OurSystem(System):
         self.facts.clear()
 
     def query(self, questions: Sequence[str]) -> Query:
-        """Return what the questions ask the memory for."""
+        """Return what the questions ask the memory for, over one hop where the memory goes no further."""
+        query = self._asked(questions)
+        return query if self.memory.settings.beam else query._replace(second=None, stop=None)
+
+    def _asked(self, questions: Sequence[str]) -> Query:
         if isinstance(self.heads, StateHeads):
             states, mask = self.reader.token_states(questions, self.method.state_layer)
             return self.heads.ask(states.float(), mask)
@@ -151,15 +171,19 @@ class OurSystem(System):
     def found(self, questions: Sequence[str]) -> Candidates:
         """Return the candidates of the coarse search with their fine scores."""
         query = self.query(questions)
-        return self.scored(questions, query, self.memory.search(query).facts)
+        found = self.memory.search(query)
+        return self.scored(questions, query, found.facts, found.via)
 
-    def scored(self, questions: Sequence[str], query: Query, facts: CandidateFacts) -> Candidates:
+    def scored(
+        self, questions: Sequence[str], query: Query, facts: CandidateFacts, via: CandidateFacts
+    ) -> Candidates:
         """Return the fine scores of given facts: the coarse score and the correction by early states."""
-        found = self.memory.score(query, facts)
+        found = self.memory.score(query, facts, via)
         if not self.correction.beta:
             return found
         states = self.reader.early_states(questions, self.method.state_layer)
-        correction = self.correction.beta * self.correction(states, self.memory.keys(facts))
+        asked = torch.where(via < 0, facts, via)
+        correction = self.correction.beta * self.correction(states, self.memory.keys(asked))
         return found._replace(scores=found.scores + correction)
 
     @torch.no_grad()
@@ -188,15 +212,15 @@ class OurSystem(System):
         questions = [example.text for example in batch]
         query = self.query(questions)
         with torch.no_grad():
-            facts = with_gold(self.memory.search(query).facts, batch)
-        found = self.scored(questions, query, facts)
-        gold = gold_mask(facts, batch)
+            facts, via = with_gold_paths(self.memory.search(query), batch)
+        found = self.scored(questions, query, facts, via)
+        gold = gold_paths(facts, via, batch)
         # A question without an answer teaches when to refuse, not what to find.
         held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
         found = found._replace(scores=held)
         null = self._null(found)
         aux = auxiliary_loss(found.scores, gold, null)
-        selected = self._training_selection(found.scores, gold)
+        selected = training_selection(found.scores, gold, self.memory.settings.k)
         rows = [row for row, example in enumerate(batch) if example.gold]
         chosen, log_shares = self._shared(facts.gather(1, selected), found.scores.gather(1, selected), null)
         lm_loss = torch.zeros((), device=aux.device)
@@ -229,15 +253,6 @@ class OurSystem(System):
         order = found.facts.argsort(dim=-1, descending=True, stable=True)
         return facts.gather(1, order), found._replace(facts=found.facts.gather(1, order))
 
-    def _training_selection(self, scores: Tensor, gold: Tensor) -> Tensor:
-        """Return the places of 1 to k facts with the best scores, with a gold one among them."""
-        k = random.randint(1, min(self.memory.settings.k, scores.shape[1]))
-        best: Tensor = scores.detach().topk(k, dim=-1).indices
-        missing = gold.any(dim=-1) & ~gold.gather(1, best).any(dim=-1)
-        best_gold = scores.detach().masked_fill(~gold, -torch.inf).argmax(dim=-1)
-        best[missing, -1] = best_gold[missing]
-        return best
-
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:
         """Return answers, the facts that were read with their probabilities, and the null fact's."""
@@ -248,16 +263,18 @@ class OurSystem(System):
         refusal = self._doubt(scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)
-        read, weights = [], []
-        for facts, row in zip(chosen.tolist(), log_shares.exp().tolist(), strict=True):
-            pairs = [(f, w) for f, w in zip(facts, row, strict=True) if f >= 0]
-            kept = [pair for pair in pairs if pair[1] >= self.method.share_floor] or pairs[:1]
-            read.append([fact for fact, _ in kept])
-            weights.append([weight for _, weight in kept])
+        read, weights, via = [], [], []
+        columns = (chosen, log_shares.exp(), ranked.facts, ranked.via)
+        for facts, row, found_facts, ways in zip(*(column.tolist() for column in columns), strict=True):
+            way = dict(zip(found_facts, ways, strict=True))
+            count = enough(row[: sum(fact >= 0 for fact in facts)], self.method.mass)
+            read.append(facts[:count])
+            weights.append(row[:count])
+            via.append([way[fact] for fact in facts[:count]])
         refused = [share > float(self.null.threshold) for share in refusal]
         texts = self._generate(questions, read, log_shares, refused)
         candidates = [[fact for fact in row if fact >= 0] for row in ranked.facts.tolist()]
-        return Reply(texts, read, weights, candidates, refusal, refused)
+        return Reply(texts, read, weights, candidates, refusal, refused, via)
 
     def _generate(
         self, questions: Sequence[str], read: list[list[int]], log_shares: Tensor, refused: list[bool]

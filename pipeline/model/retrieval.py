@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from pipeline.memory.facts import Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.heads import RetrievalHeads
+from pipeline.model.hops import gold_paths, with_gold_paths
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.ours import OurSystem
-from pipeline.model.system import Example, gold_mask, with_gold
+from pipeline.model.system import Example
 
 Steps = Callable[[Iterable[int], str], Iterable[int]]
 Ask = Callable[[Int[Tensor, " B"]], Query]
@@ -71,7 +72,7 @@ def fit_heads(
     heads: RetrievalHeads,
     memory: KnowledgeMemory,
     ask: Ask,
-    slots: Int[Tensor, "B 2"],
+    slots: Int[Tensor, "B 3"],
     settings: Retrieval,
     steps: Steps,
 ) -> list[dict[str, float]]:
@@ -81,7 +82,8 @@ def fit_heads(
         heads: what is fitted, in place.
         memory: gives the vectors of entities (or slots) and relations; they stay as they are.
         ask: gives the query of the questions whose numbers it is given, with gradients into the heads.
-        slots: the row of the entity (of the slot, in the slot layout) and of the relation of each question.
+        slots: the row of the entity (of the slot, in the slot layout), of the relation and of the second
+            relation of each question, -1 where it asks for one hop.
         settings: steps, negatives, learning rate.
         steps: wraps the iteration, for a progress bar.
 
@@ -91,7 +93,10 @@ def fit_heads(
     keys = (memory.slots if memory.settings.layout == "slot" else memory.entities).vectors.float()
     # A relation that no training question asks for must not be learned as one that nobody ever means.
     asked, place = torch.unique(slots[:, 1], return_inverse=True)
-    relations = memory.relations.vectors.float()[asked]
+    vectors = memory.relations.vectors.float()
+    relations = vectors[asked]
+    later, after = torch.unique(slots[:, 2], return_inverse=True)
+    after = after + int(later[0] >= 0)  # the first class is: no second relation
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -106,6 +111,9 @@ def fit_heads(
         loss = entity_loss
         if memory.settings.layout == "factored":
             loss = loss + F.cross_entropy(query.relation @ relations.T, relation)
+        if query.second is not None and query.stop is not None:
+            logits = torch.cat([query.stop, query.second @ vectors[later[later >= 0]].T], dim=-1)
+            loss = loss + F.cross_entropy(logits, after[drawn])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -166,10 +174,11 @@ def fit_correction(
         texts = [example.text for example in batch]
         with torch.no_grad():
             query = ask(drawn)
-            facts = with_gold(system.memory.search(query).facts, batch)
-            scores = system.memory.score(query, facts).scores
+            facts, via = with_gold_paths(system.memory.search(query), batch)
+            scores = system.memory.score(query, facts, via).scores
             states = system.reader.early_states(texts, layer)
-        loss = auxiliary_loss(scores + correction(states, system.memory.keys(facts)), gold_mask(facts, batch))
+            keys = system.memory.keys(torch.where(via < 0, facts, via))
+        loss = auxiliary_loss(scores + correction(states, keys), gold_paths(facts, via, batch))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -238,7 +247,7 @@ def choose_weight(
             batch = examples[start : start + 64]
             found = system.found([example.text for example in batch])
             best = found.scores.argmax(dim=-1, keepdim=True)
-            right += gold_mask(found.facts.gather(1, best), batch).sum().item()
+            right += gold_paths(found.facts.gather(1, best), found.via.gather(1, best), batch).sum().item()
         accuracy[weight] = right / len(examples)
     chosen = max(accuracy, key=lambda weight: (accuracy[weight], -weight))
     system.correction.beta.fill_(chosen)

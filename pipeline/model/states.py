@@ -57,12 +57,20 @@ class StateHeads(RetrievalHeads):
         width: inner width of the perceptrons, g's included.
         entity_scale: e^τ_e at the start, in nats a unit of cosine.
         relation_scale: e^τ_r at the start.
+        hops: 1, or 2.
     """
 
     def __init__(
-        self, hidden: int, pools: int, dimension: int, width: int, entity_scale: float, relation_scale: float
+        self,
+        hidden: int,
+        pools: int,
+        dimension: int,
+        width: int,
+        entity_scale: float,
+        relation_scale: float,
+        hops: int = 1,
     ) -> None:
-        super().__init__(dimension, width, entity_scale, relation_scale)
+        super().__init__(dimension, width, entity_scale, relation_scale, hops)
         self.entity_pool = StatePool(hidden, width, dimension, pools)
         self.relation_pool = StatePool(hidden, width, dimension, pools)
 

@@ -26,6 +26,8 @@ class Example:
     """Ids of the facts that answer it, in the memory; none where it is unanswerable."""
     kind: str = "template"
     """Who wrote it: `template`, `human` …"""
+    via: tuple[int, ...] = ()
+    """Ids of the facts of the first hop, where it asks for two."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Reply:
     candidates: list[list[int]] = field(default_factory=list)
     refusal: list[float] = field(default_factory=list)
     refused: list[bool] = field(default_factory=list)
+    via: list[list[int]] = field(default_factory=list)
+    """The fact that led to each of `facts`, -1 for those that were asked for at once."""
 
 
 class System(nn.Module, ABC):
@@ -66,6 +70,11 @@ class System(nn.Module, ABC):
     def learns_refusal(self) -> bool:
         """Whether questions that no fact answers are learned from."""
         return False
+
+    @property
+    def hops(self) -> int:
+        """How many facts a question may lead over; where it is 2, such questions are learned from."""
+        return 1
 
     @contextmanager
     def attached(self) -> Iterator[None]:

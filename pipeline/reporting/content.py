@@ -16,6 +16,7 @@ SPLITS = {
     "seen": "facts trained on, new wording",
     "unseen": "entities never trained on",
     "unseen_relation": "relations never trained on",
+    "two_hop": "entities never trained on, over two facts",
     "unanswerable": "no fact answers; right means refused",
     "unchanged": "slots that the update leaves alone, before it",
     "updated": "slots whose value changed, after the update",

@@ -92,9 +92,9 @@ def sparse(session: Session, asked: Sequence[Question]) -> Figures:
     settings = session.system.memory.settings
     figures: Figures = {"questions": len(asked)}
     for name, k in (("sparse", settings.k), ("dense", settings.N)):
-        with reading(session, k, session.system.method.share_floor if name == "sparse" else 0.0):
+        with reading(session, k, session.system.method.mass if name == "sparse" else 1.0):
             session.ask(asked[0][0])  # the first call sets up what later ones share
-        with reading(session, k, session.system.method.share_floor if name == "sparse" else 0.0):
+        with reading(session, k, session.system.method.mass if name == "sparse" else 1.0):
             answers = [session.ask(text) for text, _ in tqdm(asked, desc=name, unit="question")]
         scores = [token_f1(answer.text, right) for answer, (_, right) in zip(answers, asked, strict=True)]
         figures[name] = {
@@ -109,12 +109,12 @@ def sparse(session: Session, asked: Sequence[Question]) -> Figures:
 
 
 @contextmanager
-def reading(session: Session, k: int, floor: float) -> Iterator[None]:
-    """Let the session read k facts, none of them from the cache, whatever their probability above `floor`."""
+def reading(session: Session, k: int, mass: float) -> Iterator[None]:
+    """Let the session read k facts, fewer where they hold `mass` of the probability, none from the cache."""
     system = session.system
     settings, method, facts = system.memory.settings, system.method, system.facts
     system.memory.settings = replace(settings, k=k)
-    system.method = replace(method, share_floor=floor)
+    system.method = replace(method, mass=mass)
     system.facts = FactReader(system.reader, method.first_layer, method.fact_window, method.fact_cache)
     try:
         yield

@@ -22,6 +22,8 @@ class Used:
     text: str
     weight: float
     """Probability that the answer stands in this fact, as the system sees it."""
+    via: str = ""
+    """The fact that led to it, for a question over two facts."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,11 @@ class Session:
         with self.system.attached():
             reply = self.system.reply([question])
         seconds = time.perf_counter() - began
-        pairs = zip(reply.facts[0], reply.weights[0], strict=True)
-        used = [Used(memory.fact(row).key, memory.text(row), weight) for row, weight in pairs]
+        found = zip(reply.facts[0], reply.weights[0], reply.via[0], strict=True)
+        used = [
+            Used(memory.fact(row).key, memory.text(row), weight, memory.text(via) if via >= 0 else "")
+            for row, weight, via in found
+        ]
         refused = reply.refused[0] or not used
         return Answer(question, reply.texts[0], refused, reply.refusal[0], used, seconds)
 

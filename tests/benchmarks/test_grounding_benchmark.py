@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.benchmark import main
-from pipeline.benchmarks.grounding import entry, grounding
+from pipeline.benchmarks.grounding import chosen, grounding
 from pipeline.config import ConfigError
 from pipeline.model.adapter import save_adapter
 from pipeline.model.vector import AtlasKv, AtlasKvFlat
@@ -48,21 +48,25 @@ def test_every_method_is_measured_at_every_size_with_every_seed(
 
 
 def test_an_entry_names_file_values_and_folder() -> None:
-    name, method, folder = entry("atlaskv:roots=9,leaves=3@other")
-    assert (name, folder) == ("atlaskv:roots=9,leaves=3", "other")
-    assert isinstance(method, AtlasKv)
-    assert (method.roots, method.leaves) == (9, 3)
-    name, method, folder = entry("atlaskv_flat")
-    assert (name, folder) == ("atlaskv_flat", "atlaskv")
-    assert isinstance(method, AtlasKvFlat)
+    variant = chosen("atlaskv:roots=9,leaves=3,memory.k=2@other", memory_settings())
+    assert (variant.name, variant.folder) == ("atlaskv:roots=9,leaves=3,memory.k=2", "other")
+    assert isinstance(variant.method, AtlasKv)
+    assert (variant.method.roots, variant.method.leaves) == (9, 3)
+    assert variant.memory == memory_settings(k=2)
+    variant = chosen("atlaskv_flat", memory_settings())
+    assert (variant.name, variant.folder) == ("atlaskv_flat", "atlaskv")
+    assert isinstance(variant.method, AtlasKvFlat)
+    assert chosen("rag", memory_settings()).name == "encoder"
 
 
 def test_wrong_names_are_told() -> None:
     with pytest.raises(ConfigError, match="there is no 'none' in conf/method"):
-        entry("none")
+        chosen("none", memory_settings())
     with pytest.raises(ConfigError, match="closed_book finds no facts"):
-        entry("closed_book")
+        chosen("closed_book", memory_settings())
     with pytest.raises(ConfigError, match="size"):
-        entry("atlaskv:size=3")
-    with pytest.raises(SystemExit, match="name one of grounding first, not 'other'"):
+        chosen("atlaskv:size=3", memory_settings())
+    with pytest.raises(ConfigError, match=r"memory\.k must be at least 1"):
+        chosen("ours:memory.k=0", memory_settings())
+    with pytest.raises(SystemExit, match="name one of grounding, variants first, not 'other'"):
         main(["benchmark", "other"])

@@ -33,8 +33,13 @@ def paths(folder: Path) -> Paths:
     return Paths(**{name: folder / name for name in names})
 
 
-def write_graph(folder: Path, seed: int = 0, heads: int = 60, changes: bool = True) -> Graph:
-    """Write tables of `heads` head entities, a tenth of which share their label with another one."""
+def write_graph(
+    folder: Path, seed: int = 0, heads: int = 60, changes: bool = True, linked: bool = False
+) -> Graph:
+    """Write tables of `heads` head entities, a tenth of which share their label with another one.
+
+    Where it is linked, half of the tails are heads too.
+    """
     random = np.random.default_rng(seed)
     people = [number % int(heads * 0.9) for number in range(heads)]
     labels = [f"Given{number} Family{number}" for number in people]
@@ -44,7 +49,7 @@ def write_graph(folder: Path, seed: int = 0, heads: int = 60, changes: bool = Tr
     triples: dict[tuple[int, int, int], None] = {}
     for head in range(heads):
         for relation in random.choice(len(RELATIONS), size=random.integers(1, 5), replace=False):
-            for tail in random.integers(heads, 2 * heads, size=random.integers(1, 3)):
+            for tail in random.integers(0 if linked else heads, 2 * heads, size=random.integers(1, 3)):
                 triples[head, int(relation), int(tail)] = None
     facts = sorted(triples)
     late = random.random(len(facts)) < (0.15 if changes else 0)

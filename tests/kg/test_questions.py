@@ -71,6 +71,38 @@ def test_splits_keep_their_promises(tmp_path: Path, seed: int, changes: bool) ->
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000))
+def test_questions_over_two_facts_keep_to_their_folds(tmp_path: Path, seed: int) -> None:
+    folder = tmp_path / f"linked {seed}"
+    graph = write_graph(folder, seed, linked=True)
+    rows, _ = ask(graph, folder, "questions.two_hop=30", seed=seed)
+    folds, base = graph.facts["fold"].to_pylist(), graph.live(0)
+    both = [row for row in rows if row["kind"] == "multihop"]
+    assert {row["split"] for row in both} <= {"train", "valid", "two_hop"}
+    assert any(row["split"] == "two_hop" for row in both)
+    assert all(row["kind"] == "multihop" for row in rows if row["split"] == "two_hop")
+    for row in both:
+        (first,), second = graph.hops(row["facts"])
+        head, relation, middle = graph.triples[first].tolist()
+        assert (graph.triples[second, 0] == middle).all()
+        assert base[row["facts"]].all()
+        mine = (graph.triples[:, :2] == graph.triples[second[0], :2]).all(axis=1)
+        assert second == np.flatnonzero(mine & base).tolist()
+        assert set(row["answers"]) == {graph.labels[graph.triples[fact, 2]] for fact in second}
+        assert f"the {graph.nouns[relation]} of {graph.labels[head]}" in row["text"]
+        assert graph.nouns[graph.triples[second[0], 1]] in row["text"]
+        assert folds[first] == {"two_hop": "test"}.get(row["split"], row["split"])
+        later = {folds[fact] for fact in second}
+        assert "unseen_relation" not in later
+        assert (
+            later == {"train"}
+            if row["split"] == "train"
+            else row["split"] == "two_hop" or "test" not in later
+        )
+    assert not [row for row in ask(graph, folder, "questions.two_hop=0")[0] if row["kind"] == "multihop"]
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000))
 def test_splits_are_disjoint_by_head_and_by_relation(tmp_path: Path, seed: int) -> None:
     folder = tmp_path / str(seed)
     graph = write_graph(folder, seed)

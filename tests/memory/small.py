@@ -38,11 +38,12 @@ def filled(
     return memory
 
 
-def ask(texts: TextEncoder, questions: int, seed: int = 0) -> Query:
+def ask(texts: TextEncoder, questions: int, seed: int = 0, hops: int = 1) -> Query:
     """Return random queries."""
     generator = torch.Generator().manual_seed(seed)
-    key, relation = (torch.randn(questions, texts.dimension, generator=generator) for _ in range(2))
-    return Query(key * 5, relation * 2)
+    key, relation, second = (torch.randn(questions, texts.dimension, generator=generator) for _ in range(3))
+    later = (second * 2, torch.randn(questions, 1, generator=generator)) if hops == 2 else ()
+    return Query(key * 5, relation * 2, *later)
 
 
 def slow_scores(memory: KnowledgeMemory, query: Query, question: int) -> dict[int, float]:

@@ -6,15 +6,22 @@ from torch.nn import functional as F
 
 from pipeline.config import UserError
 from pipeline.memory.ann import Exact, searcher
+from pipeline.memory.settings import Memory
+from tests.tiny import memory_settings
 
 GENERATOR = torch.Generator().manual_seed(0)
 VECTORS = F.normalize(torch.randn(2000, 32, generator=GENERATOR), dim=-1)
 QUERIES = F.normalize(VECTORS[:100] + 0.1 * torch.randn(100, 32, generator=GENERATOR), dim=-1)
 
 
+def settings(backend: str, **changes: int) -> Memory:
+    sizes = {"links": 32, "lists": 16, "probes": 8, "roots": 10, "inner": 50}
+    return memory_settings(backend=backend, **sizes | changes)
+
+
 @pytest.mark.parametrize(("backend", "least"), [("exact", 1.0), ("hikvp", 0.8), ("hnsw", 0.9), ("ivf", 0.8)])
 def test_a_backend_finds_what_a_scan_finds(backend: str, least: float) -> None:
-    scores, rows = searcher(VECTORS, backend, links=32, lists=16, probes=8, roots=10, inner=50).search(QUERIES, 10)
+    scores, rows = searcher(VECTORS, settings(backend)).search(QUERIES, 10)
     right = (QUERIES @ VECTORS.T).topk(10)
     assert scores.shape == rows.shape == (100, 10)
     assert scores.dtype == torch.float32
@@ -27,13 +34,13 @@ def test_a_backend_finds_what_a_scan_finds(backend: str, least: float) -> None:
 
 @pytest.mark.parametrize("backend", ["exact", "hikvp", "hnsw", "ivf"])
 def test_n_is_cut_to_the_number_of_vectors(backend: str) -> None:
-    scores, rows = searcher(VECTORS[:7], backend, links=8, lists=100, probes=9, roots=9, inner=9).search(QUERIES[:3], 50)
+    scores, rows = searcher(VECTORS[:7], settings(backend, lists=100)).search(QUERIES[:3], 50)
     assert sorted(rows[0].tolist()) == list(range(7))
     assert scores.isfinite().all()
 
 
 def test_rows_that_an_inverted_file_does_not_reach_score_minus_infinity() -> None:
-    found = searcher(VECTORS[:390], "ivf", links=8, lists=10, probes=1, roots=1, inner=1)
+    found = searcher(VECTORS[:390], settings("ivf", lists=10, probes=1))
     scores, rows = found.search(QUERIES, 390)
     unfound = scores == -torch.inf
     assert unfound.any()
@@ -43,13 +50,13 @@ def test_rows_that_an_inverted_file_does_not_reach_score_minus_infinity() -> Non
 
 def test_queries_with_gradients_are_searched() -> None:
     asked = QUERIES[:2].clone().requires_grad_()
-    scores, _ = searcher(VECTORS, "hnsw", 8, 8, 8, 8, 8).search(asked, 3)
+    scores, _ = searcher(VECTORS, settings("hnsw")).search(asked, 3)
     assert not scores.requires_grad
 
 
 @pytest.mark.parametrize("backend", ["exact", "hikvp", "hnsw", "ivf"])
 def test_nothing_is_found_among_no_vectors(backend: str) -> None:
-    found = searcher(VECTORS[:0], backend, 8, 8, 8, 8, 8)
+    found = searcher(VECTORS[:0], settings(backend))
     assert isinstance(found, Exact)
     scores, rows = found.search(QUERIES[:2], 5)
     assert scores.shape == rows.shape == (2, 0)
@@ -61,5 +68,5 @@ def test_without_faiss_the_remedy_is_named(backend: str, monkeypatch: pytest.Mon
     with pytest.raises(
         UserError, match=rf"memory\.backend is '{backend}', which needs faiss: pip install .*exact"
     ):
-        searcher(VECTORS, backend, 8, 8, 8, 8, 8)
-    assert isinstance(searcher(VECTORS, "exact", 8, 8, 8, 8, 8), Exact)
+        searcher(VECTORS, settings(backend))
+    assert isinstance(searcher(VECTORS, settings("exact")), Exact)

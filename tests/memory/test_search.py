@@ -19,10 +19,6 @@ BASE: list[Key] = [
 ]
 
 
-def one(query: Query, question: int) -> Query:
-    return Query(query.key[question : question + 1], query.relation[question : question + 1])
-
-
 def same(a: Candidates, b: Candidates) -> None:
     assert torch.equal(a.facts, b.facts)
     for left, right in zip(a[1:], b[1:], strict=True):
@@ -83,7 +79,7 @@ def test_a_batch_is_searched_as_its_questions_one_by_one(texts: TextEncoder, lay
     found = memory.search(query)
     for question in (0, 63, 64, 69):
         same(
-            memory.search(one(query, question)),
+            memory.search(query.rows(question, question + 1)),
             Candidates(*(part[question : question + 1] for part in found)),
         )
 
@@ -117,7 +113,7 @@ def test_score_gives_what_search_found_and_gradients(texts: TextEncoder, layout:
     query = ask(texts, 5)
     found = memory.search(query)
     assert (found.facts == -1).any()
-    asked = Query(*(part.clone().requires_grad_() for part in query))
+    asked = Query(query.key.clone().requires_grad_(), query.relation.clone().requires_grad_())
     again = memory.score(asked, found.facts)
     same(found, again)
     again.scores.masked_fill(found.facts < 0, 0.0).pow(2).sum().backward()

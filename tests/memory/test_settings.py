@@ -7,11 +7,12 @@ from tests.tiny import memory_settings
     ("changes", "text"),
     [
         ({"layout": "tree"}, r"memory\.layout must be one of factored, slot, not 'tree'"),
-        ({"backend": "lsh"}, r"memory\.backend must be one of exact, hnsw, ivf, not 'lsh'"),
+        ({"backend": "lsh"}, r"memory\.backend must be one of exact, hikvp, hnsw, ivf, not 'lsh'"),
         *(
             ({name: 0}, rf"memory\.{name} must be at least 1, not 0")
-            for name in ("N", "k", "links", "lists", "probes")
+            for name in ("N", "k", "links", "lists", "probes", "roots", "inner")
         ),
+        ({"beam": -1}, r"memory\.beam must be at least 0, not -1"),
         ({"entities": -3}, r"memory\.entities must be at least 1, not -3"),
         ({"k": 13}, r"memory\.k \(13\) must not exceed memory\.N \(12\)"),
         ({"relation_weight": -0.1}, r"memory\.relation_weight must be 0 or more, not -0\.1"),

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.memory.facts import Candidates
-from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection, shares, spread
+from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
 from pipeline.model.losses import auxiliary_loss
+from pipeline.model.selection import shares, spread
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -19,7 +20,8 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 def candidates(batch: int = 3, count: int = 5) -> Candidates:
     entity, relation = drawn(batch, count, seed=1) * 5, -drawn(batch, count, seed=2).abs()
-    return Candidates(torch.arange(count).expand(batch, count), entity + relation, entity, relation)
+    facts = torch.arange(count).expand(batch, count)
+    return Candidates(facts, entity + relation, entity, relation, torch.full_like(facts, -1))
 
 
 def test_the_heads_start_as_the_encoder_and_give_unit_vectors_times_their_scale() -> None:

@@ -36,7 +36,8 @@ def rows(system: Any, examples: list[Example]) -> Tensor:
     triples = torch.as_tensor(system.memory.triples[[e.gold[0] for e in examples]])
     if system.memory.settings.layout == "slot":
         triples[:, 0] = system.memory.adjacency.slot[[e.gold[0] for e in examples]]
-    return triples[:, :2]
+    triples[:, 2] = -1  # one hop
+    return triples
 
 
 def asking(system: Any, examples: list[Example]) -> Ask:

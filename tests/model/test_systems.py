@@ -13,6 +13,7 @@ from pipeline.config import UserError
 from pipeline.evaluation.systems import Method, SystemAnswerer
 from pipeline.memory.facts import Fact
 from pipeline.memory.graph import Correspondence
+from pipeline.model.selection import training_selection
 from pipeline.model.system import Example, System, gold_mask, with_gold
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import closed_book, dysk, opened, ours, rag, shaken, some_examples, vector
@@ -162,7 +163,7 @@ def test_a_reply_reads_the_heaviest_candidates(method: Method, layout: str, make
 
 
 def test_k_above_the_number_of_facts_reads_what_there_is(make: Opened) -> None:
-    for method in (ours(share_floor=0.0), rag(), dysk()):
+    for method in (ours(mass=1.0), rag(), dysk(k=100)):
         system = make(method, N=100, k=100)
         with system.attached():
             reply = system.reply(QUESTIONS[:1])
@@ -191,13 +192,18 @@ def test_an_empty_memory_is_refused(make: Opened) -> None:
     assert reply.refusal == pytest.approx([1.0] * 3)
 
 
-def test_a_fact_below_the_floor_is_not_read(make: Opened) -> None:
-    for floor in (0.0, 0.3, 0.999):
-        system = make(ours(share_floor=floor))
-        with system.attached():
+def test_facts_are_read_until_their_shares_hold_the_mass(make: Opened) -> None:
+    system = make(ours(mass=1.0))
+    with system.attached():
+        everything = system.reply(QUESTIONS)
+        for mass in (0.3, 0.6, 0.999):
+            system.method = replace(system.method, mass=mass)
             reply = system.reply(QUESTIONS)
-        for weights in reply.weights:
-            assert all(weight >= floor for weight in weights) or len(weights) == 1
+            for all_, some in zip(everything.weights, reply.weights, strict=True):
+                assert some == pytest.approx(all_[: len(some)])
+                assert sum(some[:-1]) < mass
+                assert sum(some) >= mass or len(some) == len(all_)
+    assert {len(weights) for weights in everything.weights} == {3}
 
 
 def test_the_correction_changes_scores_only_where_it_has_weight(make: Opened) -> None:
@@ -206,11 +212,11 @@ def test_the_correction_changes_scores_only_where_it_has_weight(make: Opened) ->
     query = system.query(QUESTIONS)
     facts = system.memory.search(query).facts
     bare = system.memory.score(query, facts).scores
-    assert torch.equal(system.scored(QUESTIONS, query, facts).scores, bare)
+    assert torch.equal(system.scored(QUESTIONS, query, facts, facts.clone().fill_(-1)).scores, bare)
     system.correction.beta.fill_(1.0)
-    once = system.scored(QUESTIONS, query, facts).scores - bare
+    once = system.scored(QUESTIONS, query, facts, facts.clone().fill_(-1)).scores - bare
     system.correction.beta.fill_(2.0)
-    twice = system.scored(QUESTIONS, query, facts).scores - bare
+    twice = system.scored(QUESTIONS, query, facts, facts.clone().fill_(-1)).scores - bare
     assert once.abs().max() > 0
     torch.testing.assert_close(twice, 2 * once, rtol=1e-3, atol=1e-3)
 
@@ -227,14 +233,13 @@ def test_batches_without_an_answer_train_the_null_fact_alone(make: Opened) -> No
     assert all(p.grad is None for p in system.lowrank.parameters())
 
 
-def test_the_selection_of_training_always_holds_a_gold_fact(make: Opened) -> None:
-    system = make(ours())
+def test_the_selection_of_training_always_holds_a_gold_fact() -> None:
     scores = torch.arange(12.0).expand(2, 12)
     gold = torch.zeros(2, 12, dtype=torch.bool)
     gold[0, 1] = gold[0, 3] = True
     for seed in range(8):
         random.seed(seed)
-        selected = system._training_selection(scores, gold)
+        selected = training_selection(scores, gold, 3)
         assert 3 in selected[0].tolist()
         assert selected[1].tolist() == list(range(11, 11 - selected.shape[1], -1))
         assert 1 <= selected.shape[1] <= 3
@@ -329,7 +334,7 @@ def test_an_answerer_speaks_of_facts_by_their_ids_in_the_tables(make: Opened, wo
 @pytest.mark.parametrize(
     ("method", "changes", "text"),
     [
-        (ours(), {"share_floor": 1.0}, r"method.share_floor must be in \[0, 1\), not 1.0"),
+        (ours(), {"mass": 0.0}, r"method.mass must be in \(0, 1\], not 0.0"),
         (ours(), {"slot_gap": -1.0}, "method.slot_gap must be at least 0, not -1.0"),
         (ours(), {"refuse_answerable": 1.0}, r"method.refuse_answerable must be in \[0, 1\), not 1.0"),
         (ours(), {"rank": 0}, "method.rank, answer_tokens, fact_window and state_layer must be at least 1"),
