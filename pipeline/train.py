@@ -22,18 +22,12 @@ from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Pool, Train, fit
+from pipeline.model.judging import choose_threshold, fit_letters, fit_null
 from pipeline.model.narrow import narrow_rows
-from pipeline.model.ours import Ours, OurSystem
+from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
-from pipeline.model.retrieval import (
-    Ask,
-    Retrieval,
-    choose_threshold,
-    choose_weight,
-    fit_correction,
-    fit_heads,
-    fit_null,
-)
+from pipeline.model.retrieval import Ask, Retrieval, choose_weight, fit_correction, fit_heads
+from pipeline.model.settings import Ours
 from pipeline.model.system import Example, System
 from pipeline.model.vector import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Vector
 from pipeline.tracking import Curve, Logger, run
@@ -159,6 +153,11 @@ def fit_retrieval(
     """Fit the heads, then the correction by early states and its weight, then the null fact."""
     draw = random.Random(seed)
     known = _balanced(pool, settings.examples, draw)
+    judged = known
+    if system.letters:
+        draw.shuffle(known)
+        cut = max(1, round(settings.held * len(known)))
+        judged, known = known[:cut], known[cut:] or known
     ask = _asking(system, known)
     asked = [e.via[0] if e.via else e.gold[0] for e in known]
     triples = system.memory.triples[asked]
@@ -171,6 +170,8 @@ def fit_retrieval(
     curve_file = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
     for row in curve:
         curve_file.append(**row)
+    if system.letters:
+        fit_letters(system, judged, settings, _bar)
     held = list(valid)
     if settings.validation and len(held) > settings.validation:
         held = draw.sample(held, settings.validation)
@@ -181,7 +182,7 @@ def fit_retrieval(
     accuracy = choose_weight(system, held, weights)
     if pool.unanswerable:
         count = settings.null_examples
-        answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (known, pool.unanswerable))
+        answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (judged, pool.unanswerable))
         fit_null(system, answerable, without, unanswerable, settings, _bar)
     return accuracy
 

@@ -16,9 +16,10 @@ from pipeline.model.adapter import load_adapter
 from pipeline.model.closedbook import ClosedBook, ClosedBookSystem
 from pipeline.model.dysk import Dysk, DyskSystem
 from pipeline.model.facts import FactVectors, rotate_vectors
-from pipeline.model.ours import Ours, OurSystem
+from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag, RagSystem
 from pipeline.model.reader import Reader
+from pipeline.model.settings import Ours
 from pipeline.model.system import System
 from pipeline.model.vector import AtlasKv, AtlasKvAux, AtlasKvFlat, Kblam, KblamSameRows, Vector, VectorSystem
 from pipeline.weights import Encoder, LanguageModel

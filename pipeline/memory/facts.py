@@ -67,6 +67,11 @@ class Candidates(NamedTuple):
     via: CandidateFacts
     """The fact whose tail heads this one, where the question asks for two hops; -1 where it doesn't."""
 
+    @property
+    def asked(self) -> CandidateFacts:
+        """The facts whose heads the questions name: those of the first hop."""
+        return torch.where(self.via < 0, self.facts, self.via)
+
     @classmethod
     def best(
         cls,

@@ -109,41 +109,45 @@ class NullFact(nn.Module):
 
     Args:
         width: inner width of the perceptron.
+        letters: how many figures about shared letters it is given besides.
     """
 
     threshold: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, letters: int = 0) -> None:
         super().__init__()
-        self.inner = nn.Linear(4, width)
+        self.inner = nn.Linear(4 + letters, width)
         self.outer = nn.Linear(width, 1)
         nn.init.zeros_(self.outer.weight)
         nn.init.constant_(self.outer.bias, -3.0)
         self.register_buffer("threshold", torch.tensor(0.5))
 
-    def forward(
-        self, scores: CandidateScores, found: Candidates, scale: Float[Tensor, ""]
-    ) -> Float[Tensor, "B 1"]:
-        """Return the null fact's score in nats.
-
-        Args:
-            scores: of the candidates, in any order.
-            found: the candidates with the parts of their scores, in the same order.
-            scale: nats a unit of an entity's cosine.
-        """
+    def forward(self, scores: CandidateScores, features: Float[Tensor, "B F"]) -> Float[Tensor, "B 1"]:
+        """Return the null fact's score in nats beside the candidates' `scores`, in any order."""
         best = scores.detach().max(dim=-1, keepdim=True).values.clamp(min=-1e4)
-        return best + self.margin(self.features(scores, found, scale))
+        return best + self.margin(features)
 
-    def margin(self, features: Float[Tensor, "B 4"]) -> Float[Tensor, "B 1"]:
+    def margin(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B 1"]:
         """Return how far the null fact stands above the best candidate, in nats."""
         margin: Tensor = self.outer(F.gelu(self.inner(features)))
         return margin
 
     @torch.no_grad()
     def features(
-        self, scores: CandidateScores, found: Candidates, scale: Float[Tensor, ""]
-    ) -> Float[Tensor, "B 4"]:
-        """Return how well the best candidate fits, each feature of the order of one."""
+        self,
+        scores: CandidateScores,
+        found: Candidates,
+        scale: Float[Tensor, ""],
+        letters: Float[Tensor, "B O"] | None = None,
+    ) -> Float[Tensor, "B F"]:
+        """Return how well the best candidate fits, each feature of the order of one.
+
+        Args:
+            scores: of the candidates, in any order.
+            found: the candidates with the parts of their scores, in the same order.
+            scale: nats a unit of an entity's cosine.
+            letters: figures about the letters that the question shares with names, where it is given such.
+        """
         best, place = scores.max(dim=-1, keepdim=True)
         second = scores.scatter(1, place, -torch.inf).max(dim=-1, keepdim=True).values
         features = torch.cat(
@@ -152,6 +156,7 @@ class NullFact(nn.Module):
                 found.relation.gather(1, place).clamp(min=-20.0) / 10.0,
                 (best - second).clamp(max=20.0) / 10.0,
                 best - scores.logsumexp(dim=-1, keepdim=True),
+                *([] if letters is None else [letters]),
             ],
             dim=-1,
         )

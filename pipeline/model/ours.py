@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.config import UserError
@@ -16,80 +16,15 @@ from pipeline.model.attention import inject, reading
 from pipeline.model.factreader import FactReader
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
 from pipeline.model.hops import gold_paths, with_gold_paths
+from pipeline.model.letters import OVERLAPS, LetterCorrection, nearest_letters, overlaps
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
 from pipeline.model.reader import Reader
 from pipeline.model.selection import Shares, enough, shares, spread, training_selection
+from pipeline.model.settings import Ours
 from pipeline.model.states import StateHeads
 from pipeline.model.system import Example, Reply, System
 from pipeline.shapes import CandidateFacts, CandidateScores
-
-QUESTIONS = ("encoder", "states")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ours:
-    """The score-shifted token reader with its retrieval heads and null fact."""
-
-    first_layer: int
-    """ℓ_r: lowest layer in which the question sees the facts."""
-    projections: list[str]
-    """Projections of those layers that get a low-rank change."""
-    rank: int
-    """r of the low-rank change."""
-    rank_alpha: float
-    """α of the low-rank change, which is scaled by α/r."""
-    hops: int
-    """Facts that a question may lead over: 1, or 2 (the tail of the first heads the second)."""
-    question: str
-    """What tells what is asked for: `encoder`, or the language model's own early `states`."""
-    state_pools: int
-    """How often a question's states are pooled, for the entity and for the relation."""
-    head_width: int
-    """Inner width of the retrieval heads."""
-    entity_scale: float
-    """Nats a unit of cosine of the entity, before training."""
-    relation_scale: float
-    """Nats a unit of cosine of the relation, before training."""
-    null_width: int
-    """Inner width of the null fact's perceptron."""
-    state_layer: int
-    """Layers after which the language model's own states correct the scores, or ask."""
-    fact_window: int
-    """Tokens of the longest fact."""
-    fact_cache: int
-    """Tokens of facts whose keys and values are kept."""
-    mass: float
-    """Adaptive k: the facts with most share are read until their shares sum up to this; 1 reads all k."""
-    slot_gap: float
-    """Nats by which each value of a slot is read below the one before it, so that no two are blended."""
-    refuse_answerable: float
-    """Share of answerable validation questions, of either kind, that may be refused: sets the threshold."""
-    answer_tokens: int
-    """Longest answer."""
-    alpha: float
-    """α of L_Aux."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mass <= 1:
-            raise ValueError(f"method.mass must be in (0, 1], not {self.mass}")
-        if self.question not in QUESTIONS:
-            raise ValueError(f"method.question must be one of {', '.join(QUESTIONS)}, not {self.question!r}")
-        if self.hops not in (1, 2):
-            raise ValueError(f"method.hops must be 1 or 2, not {self.hops}")
-        if self.state_pools < 1:
-            raise ValueError(f"method.state_pools must be at least 1, not {self.state_pools}")
-        if self.slot_gap < 0:
-            raise ValueError(f"method.slot_gap must be at least 0, not {self.slot_gap}")
-        if not 0 <= self.refuse_answerable < 1:
-            raise ValueError(f"method.refuse_answerable must be in [0, 1), not {self.refuse_answerable}")
-        if self.rank < 1 or self.answer_tokens < 1 or self.fact_window < 1 or self.state_layer < 1:
-            raise ValueError("method.rank, answer_tokens, fact_window and state_layer must be at least 1")
-        if self.head_width < 1 or self.fact_cache < 0 or min(self.entity_scale, self.relation_scale) <= 0:
-            raise ValueError(
-                "method.head_width must be at least 1, fact_cache at least 0, "
-                "entity_scale and relation_scale above 0"
-            )
 
 
 class OurSystem(System):
@@ -105,7 +40,7 @@ class OurSystem(System):
         UserError: the language model lacks a layer or a projection that `method` names.
     """
 
-    fitted_before: ClassVar[tuple[str, ...]] = ("heads.", "correction.", "null.")
+    fitted_before: ClassVar[tuple[str, ...]] = ("heads.", "correction.", "letters.", "null.")
 
     def __init__(self, method: Ours, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
@@ -127,7 +62,8 @@ class OurSystem(System):
             if method.question == "states"
             else RetrievalHeads(*sizes)
         )
-        self.null = NullFact(method.null_width)
+        self.letters = LetterCorrection(method.letters_width) if method.letters else None
+        self.null = NullFact(method.null_width, OVERLAPS + 3 if method.letters else 0)
         self.correction = StateCorrection(reader.hidden, encoder.dimension)
         self.temperature = nn.Parameter(torch.tensor(1.0))
         self.lowrank = LowRank(
@@ -177,14 +113,16 @@ class OurSystem(System):
     def scored(
         self, questions: Sequence[str], query: Query, facts: CandidateFacts, via: CandidateFacts
     ) -> Candidates:
-        """Return the fine scores of given facts: the coarse score and the correction by early states."""
+        """Return the fine scores of given facts: the coarse ones, corrected by letters and early states."""
         found = self.memory.score(query, facts, via)
-        if not self.correction.beta:
-            return found
-        states = self.reader.early_states(questions, self.method.state_layer)
-        asked = torch.where(via < 0, facts, via)
-        correction = self.correction.beta * self.correction(states, self.memory.keys(asked))
-        return found._replace(scores=found.scores + correction)
+        scores = found.scores
+        if self.letters:
+            scores = scores + self.letters(found, overlaps(self.memory, questions, found.asked))
+        if self.correction.beta:
+            states = self.reader.early_states(questions, self.method.state_layer)
+            correction = self.correction(states, self.memory.keys(found.asked))
+            scores = scores + self.correction.beta * correction
+        return found._replace(scores=scores)
 
     @torch.no_grad()
     def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
@@ -197,11 +135,17 @@ class OurSystem(System):
     def doubt(self, questions: Sequence[str]) -> list[float]:
         """Return the probability that no fact answers, of each question."""
         found = self.found(questions)
-        return self._doubt(found.scores, self._null(found)).tolist()
+        return self._doubt(found.scores, self._null(questions, found)).tolist()
 
-    def _null(self, found: Candidates) -> Tensor:
+    def _null(self, questions: Sequence[str], found: Candidates) -> Tensor:
         """Return the null fact's score beside those of `found`."""
-        return self.null(found.scores, found, self.heads.entity_log_scale.exp())  # type: ignore[no-any-return]
+        return self.null(found.scores, self.evidence(questions, found))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def evidence(self, questions: Sequence[str], found: Candidates) -> Float[Tensor, "B F"]:
+        """Return what the null fact judges by."""
+        letters = nearest_letters(self.memory, questions, found.asked, found.scores) if self.letters else None
+        return self.null.features(found.scores, found, self.heads.entity_log_scale.exp(), letters)
 
     def _doubt(self, scores: Tensor, null: Tensor) -> Tensor:
         """Return the null fact's share among all candidates."""
@@ -218,7 +162,7 @@ class OurSystem(System):
         # A question without an answer teaches when to refuse, not what to find.
         held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
         found = found._replace(scores=held)
-        null = self._null(found)
+        null = self._null(questions, found)
         aux = auxiliary_loss(found.scores, gold, null)
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         rows = [row for row, example in enumerate(batch) if example.gold]
@@ -259,7 +203,7 @@ class OurSystem(System):
         found = self.found(questions)
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
-        null = self._null(ranked)
+        null = self._null(questions, ranked)
         refusal = self._doubt(scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)

@@ -41,6 +41,12 @@ class Retrieval:
     """Training questions that are encoded; 0 is all."""
     joint_rate: float
     """Learning rate of the retrieval while the reader is fitted, as a share of the reader's."""
+    held: float
+    """Share of those that the heads are not fitted to, so that what judges their finds can be."""
+    letters_steps: int
+    """Steps of the correction by letters over all those questions at once."""
+    letters_learning_rate: float
+    """Of the correction by letters."""
     correction_steps: int
     """Steps of the correction by early states; 0 leaves it out."""
     correction_weights: list[float]
@@ -62,6 +68,8 @@ class Retrieval:
             raise ValueError(
                 "train.retrieval: steps, negatives, examples and correction_steps can't be negative"
             )
+        if not 0 <= self.held < 1:
+            raise ValueError(f"train.retrieval.held must be in [0, 1), not {self.held}")
         if not 0 <= self.joint_rate <= 1:
             raise ValueError(f"train.retrieval.joint_rate must be in [0, 1], not {self.joint_rate}")
         if self.batch_size < 1:
@@ -103,7 +111,7 @@ def fit_heads(
     size = min(settings.batch_size, len(slots))
     curve = []
     for step in steps(range(settings.steps), "retrieval"):
-        _cool(optimizer, settings.learning_rate, step / settings.steps)
+        cool(optimizer, settings.learning_rate, step / settings.steps)
         drawn = torch.randint(len(slots), (size,), device=slots.device)
         query = ask(drawn)
         gold, relation = slots[drawn, 0], place[drawn]
@@ -121,7 +129,7 @@ def fit_heads(
     return curve
 
 
-def _cool(optimizer: torch.optim.Optimizer, highest: float, done: float) -> None:
+def cool(optimizer: torch.optim.Optimizer, highest: float, done: float) -> None:
     """Set the learning rate to where a cosine from `highest` to zero stands after the share `done`."""
     for group in optimizer.param_groups:
         group["lr"] = highest * 0.5 * (1 + math.cos(math.pi * done))
@@ -168,7 +176,7 @@ def fit_correction(
     size = min(settings.batch_size, len(examples))
     curve = []
     for step in steps(range(settings.correction_steps), "correction"):
-        _cool(optimizer, settings.learning_rate, step / settings.correction_steps)
+        cool(optimizer, settings.learning_rate, step / settings.correction_steps)
         drawn = torch.randint(len(examples), (size,))
         batch = [examples[i] for i in drawn.tolist()]
         texts = [example.text for example in batch]
@@ -184,50 +192,6 @@ def fit_correction(
         optimizer.step()
         curve.append({"step": step, "aux_loss": loss.item()})
     return curve
-
-
-def fit_null(
-    system: OurSystem,
-    answerable: Sequence[Example],
-    unanswerable: Sequence[Example],
-    share: float,
-    settings: Retrieval,
-    steps: Steps,
-) -> None:
-    """Fit the null fact by logistic regression on what the retrieval finds, the retrieval held still.
-
-    p(null) = σ(m - log Σ exp(s - max s)) with the null fact's margin m over the best candidate.
-
-    Args:
-        system: its null fact is fitted, in place.
-        answerable: training questions with gold facts.
-        unanswerable: training questions without.
-        share: of unanswerable questions that the probabilities are calibrated to.
-        settings: steps and learning rate.
-        steps: wraps the iteration, for a progress bar.
-    """
-    kinds = [(answerable, 0.0, 1 - share), (unanswerable, 1.0, share)]
-    features, offsets, targets, weights = [], [], [], []
-    for examples, label, importance in kinds:
-        for start in range(0, len(examples), 64):
-            texts = [example.text for example in examples[start : start + 64]]
-            with torch.no_grad():
-                found = system.found(texts)
-                features.append(
-                    system.null.features(found.scores, found, system.heads.entity_log_scale.exp())
-                )
-                best = found.scores.max(dim=-1, keepdim=True).values
-                offsets.append((found.scores - best).logsumexp(dim=-1, keepdim=True).nan_to_num())
-            targets.append(torch.full_like(offsets[-1], label))
-            weights.append(torch.full_like(offsets[-1], importance / len(examples)))
-    inputs, offset, target, weight = map(torch.cat, (features, offsets, targets, weights))
-    optimizer = torch.optim.Adam(system.null.parameters(), lr=settings.null_learning_rate)
-    for _ in steps(range(settings.null_steps), "null fact"):
-        logits = system.null.margin(inputs) - offset
-        loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
 
 
 @torch.no_grad()
@@ -252,26 +216,3 @@ def choose_weight(
     chosen = max(accuracy, key=lambda weight: (accuracy[weight], -weight))
     system.correction.beta.fill_(chosen)
     return {f"{weight:g}": share for weight, share in accuracy.items()} | {"chosen": chosen}
-
-
-def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:
-    """Set the threshold so that at most `share` of answerable questions are refused, of each kind.
-
-    Args:
-        system: its null fact's threshold is set, to 0.5 at least.
-        examples: answerable validation questions.
-        share: of the questions of each kind that may be refused.
-
-    Returns:
-        The threshold, and under each kind the share of its questions that is refused with it.
-    """
-    doubts: dict[str, list[float]] = {}
-    for start in range(0, len(examples), 64):
-        batch = examples[start : start + 64]
-        for example, doubt in zip(batch, system.doubt([e.text for e in batch]), strict=True):
-            doubts.setdefault(example.kind, []).append(doubt)
-    limits = [torch.tensor(values).quantile(1 - share, interpolation="higher") for values in doubts.values()]
-    system.null.threshold.fill_(max(0.5, *map(float, limits)))
-    threshold = float(system.null.threshold)
-    refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}
-    return {"threshold": threshold, **refused}

@@ -15,8 +15,9 @@ from pipeline.memory.facts import Fact
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.adapter import load_adapter
-from pipeline.model.ours import Ours, OurSystem
+from pipeline.model.ours import OurSystem
 from pipeline.model.reader import Reader
+from pipeline.model.settings import Ours
 from pipeline.weights import Encoder, LanguageModel
 
 EXAMPLES = Path(__file__).parent / "examples.tsv"

@@ -67,7 +67,8 @@ def moved_null() -> NullFact:
 
 def test_the_null_fact_starts_at_a_constant_below_the_best_candidate() -> None:
     found = candidates()
-    score = NullFact(3)(found.scores, found, torch.tensor(10.0))
+    null = NullFact(3)
+    score = null(found.scores, null.features(found.scores, found, torch.tensor(10.0)))
     torch.testing.assert_close(score[:, 0], found.scores.max(dim=-1).values - 3)
 
 
@@ -86,15 +87,17 @@ def test_the_null_fact_is_a_perceptron_of_how_the_best_candidate_fits() -> None:
         gelu = [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in inner.tolist()]
         margin = sum(w * x for w, x in zip(null.outer.weight[0].tolist(), gelu, strict=True))
         slow = scores[best] + margin + null.outer.bias.item()
-        assert null(found.scores, found, scale)[row].item() == pytest.approx(slow, rel=1e-4)
+        assert null(found.scores, null.features(found.scores, found, scale))[row].item() == pytest.approx(
+            slow, rel=1e-4
+        )
 
 
 @given(st.floats(-50, 50))
 def test_a_constant_added_to_the_scores_changes_no_probability(constant: float) -> None:
     found, null, scale, temperature = candidates(), moved_null(), torch.tensor(10.0), torch.tensor(1.3)
-    before = shares(found.scores, null(found.scores, found, scale), temperature)
+    before = shares(found.scores, null(found.scores, null.features(found.scores, found, scale)), temperature)
     scores = found.scores + constant
-    after = shares(scores, null(scores, found, scale), temperature)
+    after = shares(scores, null(scores, null.features(scores, found, scale)), temperature)
     torch.testing.assert_close(after.facts, before.facts, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(after.null, before.null, rtol=1e-3, atol=1e-4)
 
@@ -104,7 +107,8 @@ def test_the_null_fact_of_few_candidates_is_finite(count: int) -> None:
     found = candidates()
     scores = found.scores.clone()
     scores[:, count:] = -math.inf
-    score = moved_null()(scores, found, torch.tensor(10.0))
+    null = moved_null()
+    score = null(scores, null.features(scores, found, torch.tensor(10.0)))
     assert score.isfinite().all()
     whole = shares(scores, score, torch.tensor(1.0))
     torch.testing.assert_close(whole.facts.exp().sum(dim=-1), torch.ones(3))
@@ -115,7 +119,7 @@ def test_no_gradient_of_the_null_fact_reshapes_the_retrieval() -> None:
     found = candidates()
     scores = found.scores.clone().requires_grad_()
     null = moved_null()
-    null(scores, found, torch.tensor(10.0)).sum().backward()
+    null(scores, null.features(scores, found, torch.tensor(10.0))).sum().backward()
     assert scores.grad is None
     for parameter in null.parameters():
         assert parameter.grad is not None

@@ -7,15 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model.retrieval import (
-    Ask,
-    _contrast,
-    choose_threshold,
-    choose_weight,
-    fit_correction,
-    fit_heads,
-    fit_null,
-)
+from pipeline.model.judging import choose_threshold, fit_null
+from pipeline.model.retrieval import Ask, _contrast, choose_weight, fit_correction, fit_heads
 from pipeline.model.system import Example, gold_mask
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import opened, ours, retrieval, some_examples

@@ -62,6 +62,7 @@ def step(system: System, optimizer: torch.optim.Optimizer, examples: list[Exampl
         (ours(), {}, 1.0, set()),
         (ours(), {"layout": "slot"}, 0.0, {"correction.map.weight", *RELATION_HEAD}),
         (ours(question="states"), {}, 0.0, {"correction.map.weight"}),
+        (ours(letters=True), {}, 0.0, {"correction.map.weight"}),
         (rag(), {}, 0.0, set()),
         (vector(), {}, 0.0, set()),
         (vector(alpha=1.0, scored=9, pooling="mean"), {}, 0.0, set()),
@@ -73,6 +74,7 @@ def step(system: System, optimizer: torch.optim.Optimizer, examples: list[Exampl
         "ours with correction",
         "ours with slots",
         "ours by states",
+        "ours with letters",
         "rag",
         "vector",
         "vector with L_Aux",
@@ -128,8 +130,8 @@ def test_a_few_steps_lower_the_loss(method: Method, make: Opened) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [ours(), rag(), dysk(), vector(), closed_book()],
-    ids=["ours", "rag", "dysk", "vector", "closed_book"],
+    [ours(), ours(letters=True, hops=2), rag(), dysk(), vector(), closed_book()],
+    ids=["ours", "ours with all", "rag", "dysk", "vector", "closed_book"],
 )
 def test_a_batch_is_answered_as_its_questions_alone(method: Method, make: Opened) -> None:
     """Equal texts and facts; weights up to the rounding of float32 in another order of summation (1e-4)."""

@@ -10,9 +10,9 @@ from pipeline.evaluation.systems import Method, open_system
 from pipeline.model.closedbook import ClosedBook
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Train
-from pipeline.model.ours import Ours
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Retrieval
+from pipeline.model.settings import Ours
 from pipeline.model.system import Example, System
 from pipeline.model.vector import Kblam, Vector
 from pipeline.tracking import Logger
@@ -48,6 +48,8 @@ def ours(**changes: Any) -> Ours:
         "head_width": 16,
         "entity_scale": 10.0,
         "relation_scale": 10.0,
+        "letters": False,
+        "letters_width": 4,
         "null_width": 4,
         "state_layer": 2,
         "fact_window": 40,
@@ -128,6 +130,9 @@ def retrieval(**changes: Any) -> Retrieval:
         "random_negatives": 4,
         "examples": 12,
         "joint_rate": 0.1,
+        "held": 0.2,
+        "letters_steps": 3,
+        "letters_learning_rate": 0.02,
         "correction_steps": 2,
         "correction_weights": [1.0],
         "validation": 6,

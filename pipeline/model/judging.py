@@ -1,0 +1,120 @@
+"""Training of what judges the candidates that were found: shared letters, the null fact, its threshold."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from pipeline.memory.facts import Candidates
+from pipeline.model.hops import gold_paths
+from pipeline.model.letters import overlaps
+from pipeline.model.losses import auxiliary_loss
+from pipeline.model.ours import OurSystem
+from pipeline.model.retrieval import Retrieval, Steps, cool
+from pipeline.model.system import Example
+
+
+def fit_letters(
+    system: OurSystem, examples: Sequence[Example], settings: Retrieval, steps: Steps
+) -> list[dict[str, float]]:
+    """Fit the correction by letters to the candidates that the heads find, the heads held still.
+
+    Args:
+        system: its correction is fitted, in place.
+        examples: questions with gold facts that the heads were not fitted to; they know too much of others.
+        settings: steps and learning rate.
+        steps: wraps the iteration, for a progress bar.
+
+    Returns:
+        One row a step: step and aux_loss; none where no gold fact was found.
+    """
+    assert system.letters is not None
+    found, letters, gold = [], [], []
+    for start in range(0, len(examples), 64):
+        batch = examples[start : start + 64]
+        texts = [example.text for example in batch]
+        with torch.no_grad():
+            found.append(system.memory.search(system.query(texts)))
+        letters.append(overlaps(system.memory, texts, found[-1].asked))
+        gold.append(gold_paths(found[-1].facts, found[-1].via, batch))
+    right = torch.cat(gold)
+    known = right.any(dim=-1)
+    if not known.any():
+        return []
+    candidates = Candidates(*(torch.cat(part)[known] for part in zip(*found, strict=True)))
+    covered, right = torch.cat(letters)[known], right[known]
+    optimizer = torch.optim.AdamW(system.letters.parameters(), lr=settings.letters_learning_rate)
+    curve = []
+    for step in steps(range(settings.letters_steps), "letters"):
+        cool(optimizer, settings.letters_learning_rate, step / settings.letters_steps)
+        loss = auxiliary_loss(candidates.scores + system.letters(candidates, covered), right)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        curve.append({"step": step, "aux_loss": loss.item()})
+    return curve
+
+
+def fit_null(
+    system: OurSystem,
+    answerable: Sequence[Example],
+    unanswerable: Sequence[Example],
+    share: float,
+    settings: Retrieval,
+    steps: Steps,
+) -> None:
+    """Fit the null fact by logistic regression on what the retrieval finds, the retrieval held still.
+
+    p(null) = σ(m - log Σ exp(s - max s)) with the null fact's margin m over the best candidate.
+
+    Args:
+        system: its null fact is fitted, in place.
+        answerable: training questions with gold facts.
+        unanswerable: training questions without.
+        share: of unanswerable questions that the probabilities are calibrated to.
+        settings: steps and learning rate.
+        steps: wraps the iteration, for a progress bar.
+    """
+    kinds = [(answerable, 0.0, 1 - share), (unanswerable, 1.0, share)]
+    features, offsets, targets, weights = [], [], [], []
+    for examples, label, importance in kinds:
+        for start in range(0, len(examples), 64):
+            texts = [example.text for example in examples[start : start + 64]]
+            with torch.no_grad():
+                found = system.found(texts)
+                features.append(system.evidence(texts, found))
+                best = found.scores.max(dim=-1, keepdim=True).values
+                offsets.append((found.scores - best).logsumexp(dim=-1, keepdim=True).nan_to_num())
+            targets.append(torch.full_like(offsets[-1], label))
+            weights.append(torch.full_like(offsets[-1], importance / len(examples)))
+    inputs, offset, target, weight = map(torch.cat, (features, offsets, targets, weights))
+    optimizer = torch.optim.Adam(system.null.parameters(), lr=settings.null_learning_rate)
+    for _ in steps(range(settings.null_steps), "null fact"):
+        logits = system.null.margin(inputs) - offset
+        loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+
+def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:
+    """Set the threshold so that at most `share` of answerable questions are refused, of each kind.
+
+    Args:
+        system: its null fact's threshold is set, to 0.5 at least.
+        examples: answerable validation questions.
+        share: of the questions of each kind that may be refused.
+
+    Returns:
+        The threshold, and under each kind the share of its questions that is refused with it.
+    """
+    doubts: dict[str, list[float]] = {}
+    for start in range(0, len(examples), 64):
+        batch = examples[start : start + 64]
+        for example, doubt in zip(batch, system.doubt([e.text for e in batch]), strict=True):
+            doubts.setdefault(example.kind, []).append(doubt)
+    limits = [torch.tensor(values).quantile(1 - share, interpolation="higher") for values in doubts.values()]
+    system.null.threshold.fill_(max(0.5, *map(float, limits)))
+    threshold = float(system.null.threshold)
+    refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}
+    return {"threshold": threshold, **refused}
