@@ -17,6 +17,7 @@ from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.fitting import Pool, Train
 from pipeline.model.ours import OurSystem
+from pipeline.model.settings import Ours
 from pipeline.model.system import Example
 from pipeline.train import _key, examples, fit_retrieval, train
 from pipeline.weights import Encoder, LanguageModel
@@ -63,7 +64,11 @@ def stage(world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
     return run
 
 
-@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+@pytest.mark.parametrize(
+    "method",
+    [ours(), ours(letters=True, hops=2), rag(), dysk()],
+    ids=["ours", "ours with all", "rag", "dysk"],
+)
 def test_the_stage_writes_an_adapter_its_curve_and_figures(
     method: Any, stage: Stage, world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -78,7 +83,7 @@ def test_the_stage_writes_an_adapter_its_curve_and_figures(
     assert figures["method"] == NAMES[type(method)]
     assert (figures["steps"], figures["examples"], figures["seed"]) == (3, 9, 0)
     assert figures["skipped_steps"] == 0
-    assert ("refusal" in figures) == (method == ours())
+    assert ("refusal" in figures) == isinstance(method, Ours)
     if method == ours():
         assert figures["refusal"]["threshold"] == state["null.threshold"].item()
         assert figures["refusal"].keys() == {"threshold", "template", "human"}

@@ -110,8 +110,9 @@ def test_dense_and_k_of_all_candidates_give_the_same_loss(
     space: str, world: SmallWorld, lm: LanguageModel, encoder: Encoder
 ) -> None:
     losses = []
-    for changes, memory in (({"dense": True}, {"k": 1}), ({}, {"k": 12}), ({}, {"k": 1})):
-        system = opened(dysk(space=space, **changes), world, lm, encoder, **memory)
+    kept: list[dict[str, Any]] = [{"dense": True, "k": 1}, {"k": 12}, {"k": 1}]
+    for changes in kept:
+        system = opened(dysk(space=space, **changes), world, lm, encoder)
         with system.attached():
             losses.append(system.losses(some_examples(system))["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -206,7 +206,8 @@ def test_the_learning_rate_rises_and_falls(
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"unanswerable": 1.0}, r"train.unanswerable must be in \[0, 1\) and train.human in \[0, 1\]"),
+        ({"unanswerable": 1.0}, r"train.unanswerable and train.multihop must be in \[0, 1\)"),
+        ({"multihop": -0.1}, r"train.unanswerable and train.multihop must be in \[0, 1\)"),
         ({"human": 1.5}, r"train.human in \[0, 1\]"),
         ({"batch_size": 0}, "train.batch_size, checkpoint_every and every value of train.steps"),
         ({"steps": {"ours": 0}}, "every value of train.steps must be at least 1"),

@@ -53,7 +53,7 @@ def test_saved_changes_stay(trained, tmp_path):
 def test_json_holds_all_that_is_printed(words):
     found = json.loads(ask([QUESTION, *words, "--json", "--upsert", "Aland | capital | Nowhere"]))
     assert found["answer"]["question"] == QUESTION
-    assert {"key", "text", "weight"} == found["answer"]["facts"][0].keys()
+    assert {"key", "text", "weight", "via"} == found["answer"]["facts"][0].keys()
     assert found["changes"][0]["superseded"] == ["The capital of Aland is Aland City."]
     assert found["adapter"] == words[1]
 

@@ -58,7 +58,7 @@ def test_dense_reads_every_candidate_and_leaves_the_session_as_it_was(session):
     assert found["dense"]["k"] == 12
     assert found["dense"]["facts_read"] > found["sparse"]["facts_read"]
     assert (session.system.memory.settings, session.system.method, session.system.facts) == before
-    with pytest.raises(RuntimeError), reading(session, 1, 0.0):
+    with pytest.raises(RuntimeError), reading(session, 1, 1.0):
         raise RuntimeError
     assert session.system.memory.settings == before[0]
 
