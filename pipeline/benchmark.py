@@ -3,9 +3,10 @@
 import sys
 
 from pipeline.benchmarks.grounding import grounding
+from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.variants import variants
 
-COMMANDS = {"grounding": grounding, "variants": variants}
+COMMANDS = {"grounding": grounding, "perplexity": perplexity, "variants": variants}
 
 
 def main(arguments: list[str]) -> None:

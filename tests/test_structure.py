@@ -41,13 +41,17 @@ BESIDE_STAGES = {"serve", "benchmarks", "reporting"}
 COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark"}
 """Modules to run that are no stage of the DAG."""
 
-MEASUREMENTS = ("pipeline.benchmarks.grounding", "pipeline.benchmarks.variants")
+MEASUREMENTS = (
+    "pipeline.benchmarks.grounding",
+    "pipeline.benchmarks.perplexity",
+    "pipeline.benchmarks.variants",
+)
 """Commands outside the DAG that take sections as a stage does."""
 
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "grounding", "variants"}
+UNTRACKED = {"logger", "grounding", "perplexity", "variants"}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}

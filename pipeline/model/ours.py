@@ -1,7 +1,8 @@
 """Our method: facts found by entity and relation, read as tokens that are shifted by their probability."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -198,8 +199,8 @@ class OurSystem(System):
         return facts.gather(1, order), found._replace(facts=found.facts.gather(1, order))
 
     @torch.no_grad()
-    def reply(self, questions: Sequence[str]) -> Reply:
-        """Return answers, the facts that were read with their probabilities, and the null fact's."""
+    def select(self, questions: Sequence[str]) -> tuple[Reply, Tensor]:
+        """Return a reply without texts, and the log-probabilities of the k best facts."""
         found = self.found(questions)
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
@@ -216,22 +217,49 @@ class OurSystem(System):
             weights.append(row[:count])
             via.append([way[fact] for fact in facts[:count]])
         refused = [share > float(self.null.threshold) for share in refusal]
-        texts = self._generate(questions, read, log_shares, refused)
         candidates = [[fact for fact in row if fact >= 0] for row in ranked.facts.tolist()]
-        return Reply(texts, read, weights, candidates, refusal, refused, via)
+        return Reply([], read, weights, candidates, refusal, refused, via), log_shares
 
-    def _generate(
-        self, questions: Sequence[str], read: list[list[int]], log_shares: Tensor, refused: list[bool]
-    ) -> list[str]:
-        rows = [row for row, no in enumerate(refused) if not no and read[row]]
+    @contextmanager
+    def _read(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> Iterator[None]:
+        """Let the questions `rows` be read with the facts that were chosen for them."""
+        width = max(len(chosen.facts[row]) for row in rows)
+        shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
+        tokens = self.facts.facts(shown, log_shares[rows, :width])
+        with reading(tokens), self.lowrank.attached(self.reader.lm):
+            yield
+
+    @torch.no_grad()
+    def reply(self, questions: Sequence[str]) -> Reply:
+        """Return answers, the facts that were read with their probabilities, and the null fact's."""
+        chosen, log_shares = self.select(questions)
+        rows = [row for row, no in enumerate(chosen.refused) if not no and chosen.facts[row]]
         texts = [""] * len(questions)
         if rows:
-            width = max(len(read[row]) for row in rows)
-            shown = [[self.memory.text(fact) for fact in read[row]] for row in rows]
-            tokens = self.facts.facts(shown, log_shares[rows, :width])
-            with reading(tokens), self.lowrank.attached(self.reader.lm):
+            with self._read(rows, chosen, log_shares):
                 prompts = self.reader.tokens([questions[row] for row in rows])
                 answers = self.reader.generate(prompts, self.answer_tokens)
             for row, answer in zip(rows, answers, strict=True):
                 texts[row] = answer
-        return texts
+        return replace(chosen, texts=texts)
+
+    @torch.no_grad()
+    def surprise(self, starts: Sequence[str], ends: Sequence[str], always: bool) -> Float[Tensor, " B"]:
+        """Return how much each end of an ordinary text surprises, in nats, the memory being asked its start.
+
+        Args:
+            starts: what is searched by, and read.
+            ends: what is scored.
+            always: whether facts are read even where none is found to answer; otherwise the bare language
+                model goes on there.
+        """
+        chosen, log_shares = self.select(starts)
+        facts = [bool(chosen.facts[row]) and (always or not no) for row, no in enumerate(chosen.refused)]
+        told = torch.zeros(len(starts), device=self.reader.device)
+        for reads in (True, False):
+            rows = [row for row, some in enumerate(facts) if some == reads]
+            if rows:
+                tokens = self.reader.continued([starts[row] for row in rows], [ends[row] for row in rows])
+                with self._read(rows, chosen, log_shares) if reads else nullcontext():
+                    told[rows] = self.reader.surprise(tokens)
+        return told

@@ -82,8 +82,26 @@ class Reader:
                 labels[row, width - len(end) :] = torch.tensor(end)
         return Tokens(ids.to(self.device), mask.to(self.device), labels.to(self.device))
 
+    def continued(self, starts: Sequence[str], ends: Sequence[str]) -> Tokens:
+        """Return plain texts whose ends are scored, without any form of a chat."""
+        tokens = self.tokens(starts, ends, form="{question}")
+        return Tokens(*(part[:, :-1] for part in tokens))  # what ends an answer is no part of the text
+
+    @torch.no_grad()
+    def surprise(self, tokens: Tokens) -> Float[Tensor, " B"]:
+        """Return the summed cross-entropy of each row's labels, in nats."""
+        logits, labels = self._scored(tokens)
+        lost = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
+        return lost.sum(dim=1)
+
     def loss(self, tokens: Tokens) -> Float[Tensor, ""]:
         """Return L_LM: the mean cross-entropy of the answers' tokens, in nats."""
+        logits, labels = self._scored(tokens)
+        kept = labels != -100
+        return F.cross_entropy(logits[kept].float(), labels[kept])
+
+    def _scored(self, tokens: Tokens) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"]]:
+        """Return the logits of the last positions, as many as the longest answer has, and their labels."""
         longest = int((tokens.labels != -100).sum(dim=1).max())
         # As in `generate`, the first real token stands at 0: facts keep their distance whatever the padding.
         positions = (tokens.mask.cumsum(dim=-1) - 1).clamp(min=0)
@@ -94,9 +112,7 @@ class Reader:
             use_cache=False,
             logits_to_keep=longest + 1,
         )
-        labels = tokens.labels[:, -longest:]
-        kept = labels != -100
-        return F.cross_entropy(output.logits[:, :-1][kept].float(), labels[kept])
+        return output.logits[:, :-1], tokens.labels[:, -longest:]
 
     @torch.no_grad()
     def generate(

@@ -14,7 +14,10 @@ from tests.model.tiny_systems import CPU, opened, ours, shaken
 from tests.test_evaluate import EVALUATE
 from tests.tiny import SmallWorld, memory_settings
 
-SIZES = "first_layer=1,rank=2,head_width=16,null_width=4,state_layer=2,fact_window=40,answer_tokens=4"
+SIZES = (
+    "letters=false,first_layer=1,rank=2,head_width=16,null_width=4,state_layer=2,fact_window=40,"
+    "answer_tokens=4"
+)
 
 
 def test_variants_are_held_against_the_first(
