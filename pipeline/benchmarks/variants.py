@@ -86,7 +86,11 @@ def _figures(
     rows: pd.DataFrame, first: pd.DataFrame | None, evaluate: Evaluate, how: Bootstrap
 ) -> dict[str, Any]:
     """Return the figures of one variant, by split, and its difference from the first variant."""
-    told: dict[str, Any] = {"auroc": refusal_auroc(rows), "splits": {}}
+    told: dict[str, Any] = {
+        "auroc": refusal_auroc(rows),
+        "questions": rows["question"].nunique(),
+        "splits": {},
+    }
     rows = rows.assign(read_facts=rows["facts"].map(len))
     for split, found in summarise(rows, evaluate.recall_at, how).items():
         mine = rows[rows["split"] == split]

@@ -2,7 +2,8 @@
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`: `dag` is drawn from dvc.yaml, `results`
 comes from reports/metrics.json, `gpu` from the JSON files below reports/h100/, `grounding` from those in
-reports/h100/grounding/, `ledger` from reports/acceptance.json. The same files give the same text.
+reports/h100/grounding/, `variants` from those in reports/variants/, `ledger` from reports/acceptance.json.
+The same files give the same text.
 """
 
 import json
@@ -100,6 +101,28 @@ def grounding(root: Path) -> str:
     return "\n\n".join(shown) or "_Not measured yet._"
 
 
+def variants(root: Path) -> str:
+    """Return what variants of a method do on the same questions, one table a measurement."""
+    shown = []
+    for file in sorted((root / "reports" / "variants").glob("*.json")):
+        told = read_json(file)
+        first = next(iter(told["figures"].values()))
+        rows = []
+        for entry, figures in told["figures"].items():
+            for split, found in figures["splits"].items():
+                means = [percent(found["em"]), percent(found["refused"])]
+                read = Cell(f"{found['facts_read']['mean']:.2f}")
+                rows.append([Cell(split), Cell(entry), *means, read, percent(found.get("em_beyond_first"))])
+        rows.sort(key=lambda row: list(SPLITS).index(row[0].text))
+        titles = ["split", "variant", "EM", "refused", "facts read", "EM beyond the first variant"]
+        aurocs = {entry: figures["auroc"] for entry, figures in told["figures"].items() if figures["auroc"]}
+        of = "; ".join(f"{entry} {auroc:.3f}" for entry, auroc in aurocs.items())
+        about = f"{told['facts']:,} facts, {first['questions']:,} questions"
+        ending = f"\n\nAUROC of refusals, `unseen` against `unanswerable`: {of}." if of else ""
+        shown.append(f"**{file.stem}** ({about})\n\n{Table(titles, rows).markdown()}{ending}")
+    return "\n\n".join(shown) or "_Not measured yet._"
+
+
 def ledger(root: Path) -> str:
     """Return how many lines of each issue hold, and which don't, with the reason."""
     file = root / "reports" / "acceptance.json"
@@ -132,6 +155,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "results": results,
     "gpu": gpu,
     "grounding": grounding,
+    "variants": variants,
     "ledger": ledger,
 }
 
