@@ -89,5 +89,6 @@ def test_a_ledger_that_is_no_list_of_objects_is_refused(tmp_path):
 
 def test_a_path_says_how_far_it_led():
     assert figure_at({"a": [{"b": 2}]}, "a.0.b") == 2
+    assert figure_at({"a": 1, "a.b": {"c": 3}}, "a.b.c") == 3
     with pytest.raises(KeyError, match=r"nothing at a\.1"):
         figure_at({"a": [{"b": 2}]}, "a.1.b")

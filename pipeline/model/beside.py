@@ -64,6 +64,7 @@ class FactsBeside:
         block: facts that are looked at at a time.
         shift: nats that the facts' side is raised by.
         pruning: where only some facts are read.
+        scale: 1/σ of each fact's key, where it is known already.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class FactsBeside:
         block: int,
         shift: float = 0.0,
         pruning: Pruning | None = None,
+        scale: Float[Tensor, " M"] | None = None,
     ) -> None:
         self.maps, self.queries, self.bank = maps, queries, bank
-        self.scale = maps.scale(bank.keys)
+        self.scale = maps.scale(bank.keys) if scale is None else scale
         self.asks, self.grounding, self.pooling, self.block = asks, grounding, pooling, block
         self.shift, self.pruning = shift, pruning
         self.hidden: Tensor | None = None

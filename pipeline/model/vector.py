@@ -139,7 +139,8 @@ class VectorSystem(System):
         self.steps: Tensor
         self.register_buffer("steps", torch.tensor(0))
         self._known: tuple[Adjacency, Bank] | None = None
-        self._pruning: tuple[Bank, Pruning] | None = None
+        self._scale: tuple[Bank, int, Float[Tensor, " M"]] | None = None
+        self._pruning: tuple[Float[Tensor, " M"], Pruning] | None = None
         self.to(reader.device)
 
     @property
@@ -164,7 +165,6 @@ class VectorSystem(System):
         with reading(facts):
             lm_loss = self.reader.loss(tokens)
         self.steps += 1
-        self._pruning = None  # the scale of keys moves with W_K
         every = [*ids, *(fact for fact in self._random(self.method.scored) if fact not in read)]
         gold = self._gold(batch, every)
         bank = self._of(torch.tensor(every, device=self.reader.device))
@@ -238,10 +238,15 @@ class VectorSystem(System):
         prompts = self.reader.tokens(questions)
         weight = self.method.size_weight
         shift = size_shift(len(self.bank.ids), weight) if weight else 0.0
-        return self._facts(self.bank, prompts.mask.bool(), shift, self.pruning), prompts
+        return self._facts(self.bank, prompts.mask.bool(), shift, self.pruning, self.scale), prompts
 
     def _facts(
-        self, bank: Bank, asks: Bool[Tensor, "B T"], shift: float = 0.0, pruning: Pruning | None = None
+        self,
+        bank: Bank,
+        asks: Bool[Tensor, "B T"],
+        shift: float = 0.0,
+        pruning: Pruning | None = None,
+        scale: Float[Tensor, " M"] | None = None,
     ) -> FactsBeside:
         method = self.method
         return FactsBeside(
@@ -254,6 +259,7 @@ class VectorSystem(System):
             method.block,
             shift,
             pruning,
+            scale,
         )
 
     @property
@@ -261,11 +267,19 @@ class VectorSystem(System):
         """HiKVP's tree over the normalised keys, built anew after a change; None where all facts are read."""
         if not self.method.roots:
             return None
-        if self._pruning is None or self._pruning[0] is not self.bank:
-            keys = self.bank.keys * self.maps.scale(self.bank.keys)[:, None]
-            tree = build_tree(keys, self.method.roots, self.method.inner)
-            self._pruning = self.bank, Pruning(tree, self.method.leaves)
+        scale = self.scale
+        if self._pruning is None or self._pruning[0] is not scale:
+            tree = build_tree(self.bank.keys * scale[:, None], self.method.roots, self.method.inner)
+            self._pruning = scale, Pruning(tree, self.method.leaves)
         return self._pruning[1]
+
+    @property
+    def scale(self) -> Float[Tensor, " M"]:
+        """1/σ of every fact's key, computed anew where the facts or W_K have changed."""
+        bank, version = self.bank, self.maps.keys._version
+        if self._scale is None or self._scale[0] is not bank or self._scale[1] != version:
+            self._scale = bank, version, self.maps.scale(bank.keys)
+        return self._scale[2]
 
     @property
     def bank(self) -> Bank:

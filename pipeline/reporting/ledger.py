@@ -55,21 +55,25 @@ def problems(ledger: Path, root: Path) -> list[str]:
 
 
 def figure_at(content: Any, path: str) -> Any:
-    """Return the value at a dotted path of nested objects and lists.
+    """Return the value at a dotted path of nested objects and lists; a key may hold dots itself.
 
-    >>> figure_at({"splits": [{"em": 0.5}]}, "splits.0.em")
+    >>> figure_at({"mass=0.9": [{"em": 0.5}]}, "mass=0.9.0.em")
     0.5
 
     Raises:
         KeyError: the path leads nowhere; the text says how far it went.
     """
-    for place, step in enumerate(steps := path.split(".")):
-        if isinstance(content, dict) and step in content:
-            content = content[step]
-        elif isinstance(content, list) and step.isdecimal() and int(step) < len(content):
-            content = content[int(step)]
-        else:
-            raise KeyError(f"nothing at {'.'.join(steps[: place + 1])}")
+    rest = path
+    while rest:
+        step, _, after = rest.partition(".")
+        if isinstance(content, list) and step.isdecimal() and int(step) < len(content):
+            content, rest = content[int(step)], after
+            continue
+        keys = [key for key in content if f"{rest}.".startswith(f"{key}.")] if isinstance(content, dict) else []
+        if not keys:
+            raise KeyError(f"nothing at {path.removesuffix(after).rstrip('.')}")
+        key = max(keys, key=len)
+        content, rest = content[key], rest[len(key) + 1 :]
     return content
 
 

@@ -1,6 +1,5 @@
 """Questions over two facts: gold ways, heads that find them, replies that name them, and their training."""
 
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from pipeline.model.retrieval import fit_heads
 from pipeline.model.system import Example
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.test_retrieval import quiet
-from tests.model.tiny_systems import opened, ours, retrieval, shaken, some_examples
+from tests.model.tiny_systems import opened, ours, retrieval, shaken, some_examples, steps
 from tests.tiny import SmallWorld
 
 BATCH = [
@@ -86,16 +85,7 @@ def test_training_follows_both_hops(world: SmallWorld, lm: LanguageModel, encode
     """The loss falls, and its gradient reaches the head of the second hop."""
     system, both = linked(world, lm, encoder)
     batch = [*both[:2], *some_examples(system, 2), Example("Why?", (), ())]
-    optimizer = torch.optim.Adam(system.parameters(), lr=0.01)
-    losses = []
-    with system.attached():
-        for _ in range(6):
-            random.seed(0)
-            optimizer.zero_grad()
-            loss = system.losses(batch)["loss"]
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+    losses = steps(system, batch, 6, 0.01, "loss")
     assert losses[-1] < losses[0]
     for name, parameter in system.heads.second.named_parameters():
         assert parameter.grad.abs().max() > 0, name

@@ -33,6 +33,12 @@ def rows(system: Any, examples: list[Example]) -> Tensor:
     return triples
 
 
+def fitted(system: Any, examples: list[Example], settings: Any) -> list[dict[str, float]]:
+    return fit_heads(
+        system.heads, system.memory, asking(system, examples), rows(system, examples), settings, quiet
+    )
+
+
 def asking(system: Any, examples: list[Example]) -> Ask:
     vectors = system.encoder.encode([example.text for example in examples])
     return lambda drawn: system.heads(vectors[drawn])  # type: ignore[no-any-return]
@@ -47,14 +53,7 @@ def test_fitted_heads_find_what_is_asked_for(
     before = recall(system, examples)
     keys = system.memory.entities.vectors.clone()
     settings = retrieval(steps=150, batch_size=20, learning_rate=0.03)
-    curve = fit_heads(
-        system.heads,
-        system.memory,
-        asking(system, examples),
-        rows(system, examples),
-        settings,
-        quiet,
-    )
+    curve = fitted(system, examples, settings)
     assert len(curve) == 150
     assert curve[-1]["aux_loss"] < 0.3 * curve[0]["aux_loss"]
     assert recall(system, examples) > max(0.8, before)
@@ -67,14 +66,7 @@ def test_the_same_seed_gives_the_same_heads(world: SmallWorld, lm: LanguageModel
         system = opened(ours(), world, lm, encoder)
         examples = some_examples(system, 8)
         torch.manual_seed(3)
-        fit_heads(
-            system.heads,
-            system.memory,
-            asking(system, examples),
-            rows(system, examples),
-            retrieval(),
-            quiet,
-        )
+        fitted(system, examples, retrieval())
         found.append(torch.cat([p.flatten() for p in system.heads.parameters()]))
     assert torch.equal(*found)
 
@@ -96,14 +88,7 @@ def test_a_relation_that_training_does_not_ask_for_is_not_pushed_away(
         if moved is not None:
             system.memory.relations.vectors[moved] *= -1
         torch.manual_seed(3)
-        fit_heads(
-            system.heads,
-            system.memory,
-            asking(system, examples),
-            rows(system, examples),
-            retrieval(),
-            quiet,
-        )
+        fitted(system, examples, retrieval())
         found.append(torch.cat([p.detach().flatten() for p in system.heads.parameters()]))
     usual, asked, other = found
     assert torch.equal(usual, other)

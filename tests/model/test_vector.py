@@ -13,7 +13,7 @@ from pipeline.memory.facts import Fact
 from pipeline.model.system import Example
 from pipeline.model.vector import REFUSAL_START, Vector, VectorSystem
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import opened, shaken, some_examples, vector
+from tests.model.tiny_systems import opened, shaken, some_examples, steps, vector
 from tests.tiny import SmallWorld
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
@@ -40,17 +40,7 @@ def test_gradients_reach_every_parameter_and_nothing_else(alpha: float, make: Ca
 
 def test_l_aux_brings_the_right_fact_to_the_front(make: Callable[..., Any]) -> None:
     system = make(alpha=1.0, negatives=8, negatives_every=1, negatives_most=40)
-    examples = some_examples(system)
-    optimizer = torch.optim.Adam(system.parameters(), lr=0.01)
-    losses = []
-    with system.attached():
-        for _ in range(120):
-            random.seed(0)
-            optimizer.zero_grad()
-            parts = system.losses(examples)
-            parts["loss"].backward()
-            optimizer.step()
-            losses.append(float(parts["aux_loss"]))
+    losses = steps(system, some_examples(system), 120, 0.01, "aux_loss")
     assert losses[-1] < 0.6 * losses[0]
 
 
@@ -112,17 +102,22 @@ def test_an_answer_that_begins_as_the_refusal_is_one(make: Callable[..., Any]) -
 def test_refusing_is_learned_from_questions_without_an_answer(make: Callable[..., Any]) -> None:
     system = make(negatives=40, negatives_every=1, negatives_most=40)
     without = [Example(text, (), (), "unanswerable") for text in QUESTIONS]
-    optimizer = torch.optim.Adam(system.parameters(), lr=0.03)
-    losses = []
-    with system.attached():
-        for _ in range(30):
-            random.seed(0)
-            optimizer.zero_grad()
-            parts = system.losses(without)
-            parts["loss"].backward()
-            optimizer.step()
-            losses.append(float(parts["lm_loss"]))
+    losses = steps(system, without, 30, 0.03, "lm_loss")
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_what_is_kept_of_all_facts_follows_them_and_the_maps(make: Callable[..., Any]) -> None:
+    system = make(roots=4, leaves=6)
+    with torch.no_grad():
+        first, pruning = system.scale, system.pruning
+        assert system.scale is first
+        assert system.pruning is pruning
+        system.memory.upsert([Fact("Q1", "P36", "Q2")])
+        assert len(system.scale) == len(first) + 1
+        assert system.pruning is not pruning
+        before = system.scale
+        system.maps.keys.mul_(2.0)
+        torch.testing.assert_close(system.scale, before / 2, rtol=1e-3, atol=1e-4)
 
 
 def test_pruning_that_keeps_all_answers_as_reading_all(make: Callable[..., Any]) -> None:

@@ -1,5 +1,6 @@
 """Sections at the size of the tiny models, and systems on the small world."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,21 @@ def some_examples(system: System, count: int = 3) -> list[Example]:
         text = f"What is the {fact.relation_noun} of {fact.head_label}?"
         examples.append(Example(text, (fact.tail_label,), (row,)))
     return examples
+
+
+def steps(system: System, examples: list[Example], count: int, rate: float, figure: str) -> list[float]:
+    """Take so many steps of Adam on the same batch and draws; return `figure` of the losses at each."""
+    optimizer = torch.optim.Adam(system.parameters(), lr=rate)
+    found = []
+    with system.attached():
+        for _ in range(count):
+            random.seed(0)
+            optimizer.zero_grad()
+            parts = system.losses(examples)
+            parts["loss"].backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            found.append(float(parts[figure]))
+    return found
 
 
 def shaken(system: System, size: float = 0.3) -> None:
