@@ -69,7 +69,8 @@ def figure_at(content: Any, path: str) -> Any:
         if isinstance(content, list) and step.isdecimal() and int(step) < len(content):
             content, rest = content[int(step)], after
             continue
-        keys = [key for key in content if f"{rest}.".startswith(f"{key}.")] if isinstance(content, dict) else []
+        found = content if isinstance(content, dict) else {}
+        keys = [key for key in found if f"{rest}.".startswith(f"{key}.")]
         if not keys:
             raise KeyError(f"nothing at {path.removesuffix(after).rstrip('.')}")
         key = max(keys, key=len)

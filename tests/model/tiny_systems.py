@@ -193,7 +193,7 @@ def steps(system: System, examples: list[Example], count: int, rate: float, figu
             parts = system.losses(examples)
             parts["loss"].backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            found.append(float(parts[figure]))
+            found.append(parts[figure].item())
     return found
 
 
