@@ -35,7 +35,7 @@ def fit_letters(
         texts = [example.text for example in batch]
         with torch.no_grad():
             found.append(system.memory.search(system.query(texts)))
-        letters.append(overlaps(system.memory, texts, found[-1].asked))
+        letters.append(overlaps(system.memory, texts, found[-1].facts, found[-1].via))
         gold.append(gold_paths(found[-1].facts, found[-1].via, batch))
     right = torch.cat(gold)
     known = right.any(dim=-1)

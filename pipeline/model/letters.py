@@ -17,7 +17,7 @@ from pipeline.memory.facts import Candidates
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.shapes import CandidateFacts, CandidateScores
 
-OVERLAPS = 8
+OVERLAPS = 10
 """Figures of a question and a fact; see `overlaps`."""
 NEAR = 20
 """Best facts that are asked whether any of them covers the question."""
@@ -55,27 +55,38 @@ def _relation_overlap(question: str, noun: str) -> float:
 
 
 def overlaps(
-    memory: KnowledgeMemory, questions: Sequence[str], facts: CandidateFacts
-) -> Float[Tensor, "B N 8"]:
+    memory: KnowledgeMemory, questions: Sequence[str], facts: CandidateFacts, via: CandidateFacts
+) -> Float[Tensor, "B N 10"]:
     """Return how well the question and each fact's head and relation cover each other, of the order of 1.
+
+    The head and the relation are those that the question may name: of `via`, where it leads to the fact.
 
     In their order: the share of the head's letters that stand in words of the question; of the head's
     trigrams that the question has; of the question's trigrams that the head has; whether the head stands in
     the question as a whole; its words in tens; its letters found in twenties; the share of the question's
-    trigrams that the relation's noun has; the logarithm of the number of facts that the head heads, in fives.
-    Zeros where the id is -1.
+    trigrams that the relation's noun has; that the second relation's noun has; whether there is a second one;
+    the logarithm of the number of facts that the head heads, in fives. Zeros where the id is -1.
     """
+    asked = torch.where(via < 0, facts, via).clamp(min=0)
     if not len(memory.triples):
         return torch.zeros(*facts.shape, OVERLAPS, device=facts.device)
     rows = []
-    for question, row in zip(questions, facts.clamp(min=0).tolist(), strict=True):
-        slots = memory.triples[row, :2].tolist()
+    for question, first, last, ways in zip(
+        questions, asked.tolist(), facts.clamp(min=0).tolist(), via.tolist(), strict=True
+    ):
+        slots, ends = memory.triples[first, :2].tolist(), memory.triples[last, 1].tolist()
         heads = {head: _name_overlaps(question, memory.entities.texts[head]) for head, _ in slots}
-        nouns = {r: _relation_overlap(question, memory.relations.texts[r]) for _, r in slots}
-        rows.append([[*heads[head], nouns[relation]] for head, relation in slots])
+        named = {relation for _, relation in slots} | set(ends)
+        nouns = {r: _relation_overlap(question, memory.relations.texts[r]) for r in named}
+        rows.append(
+            [
+                [*heads[head], nouns[relation], *((nouns[end], 1.0) if way >= 0 else (0.0, 0.0))]
+                for (head, relation), end, way in zip(slots, ends, ways, strict=True)
+            ]
+        )
     read = torch.tensor(rows, device=facts.device).reshape(*facts.shape, OVERLAPS - 1)
     groups = memory.adjacency.by_head.start
-    head = memory.adjacency.head[facts.clamp(min=0)]
+    head = memory.adjacency.head[asked]
     count = (groups[head + 1] - groups[head]).float().log1p() / 5
     return torch.cat([read, count[..., None]], dim=-1).masked_fill((facts < 0)[..., None], 0.0)
 
@@ -96,7 +107,7 @@ class LetterCorrection(nn.Module):
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
-    def forward(self, found: Candidates, letters: Float[Tensor, "B N 8"]) -> CandidateScores:
+    def forward(self, found: Candidates, letters: Float[Tensor, "B N 10"]) -> CandidateScores:
         """Return what is added to the candidates' scores, in nats."""
         scores, entity, relation = (part.detach() for part in found[1:4])
         parts = [
@@ -109,16 +120,9 @@ class LetterCorrection(nn.Module):
 
 
 def nearest_letters(
-    memory: KnowledgeMemory, questions: Sequence[str], asked: CandidateFacts, scores: CandidateScores
-) -> Float[Tensor, "B 11"]:
-    """Return the overlaps of each question's best fact, and how far the best few cover it at most.
-
-    Args:
-        memory: holds the facts.
-        questions: B texts.
-        asked: facts whose heads the questions may name.
-        scores: theirs.
-    """
-    best = scores.topk(min(NEAR, scores.shape[1]), dim=-1).indices
-    found = overlaps(memory, questions, asked.gather(1, best))
-    return torch.cat([found[:, 0], found[..., :3].max(dim=1).values], dim=-1)
+    memory: KnowledgeMemory, questions: Sequence[str], found: Candidates
+) -> Float[Tensor, "B 13"]:
+    """Return the overlaps of each question's best fact, and how far the best few cover it at most."""
+    best = found.scores.topk(min(NEAR, found.scores.shape[1]), dim=-1).indices
+    near = overlaps(memory, questions, found.facts.gather(1, best), found.via.gather(1, best))
+    return torch.cat([near[:, 0], near[..., :3].max(dim=1).values], dim=-1)

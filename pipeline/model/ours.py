@@ -118,7 +118,7 @@ class OurSystem(System):
         found = self.memory.score(query, facts, via)
         scores = found.scores
         if self.letters:
-            scores = scores + self.letters(found, overlaps(self.memory, questions, found.asked))
+            scores = scores + self.letters(found, overlaps(self.memory, questions, facts, via))
         if self.correction.beta:
             states = self.reader.early_states(questions, self.method.state_layer)
             correction = self.correction(states, self.memory.keys(found.asked))
@@ -145,7 +145,7 @@ class OurSystem(System):
     @torch.no_grad()
     def evidence(self, questions: Sequence[str], found: Candidates) -> Float[Tensor, "B F"]:
         """Return what the null fact judges by."""
-        letters = nearest_letters(self.memory, questions, found.asked, found.scores) if self.letters else None
+        letters = nearest_letters(self.memory, questions, found) if self.letters else None
         return self.null.features(found.scores, found, self.heads.entity_log_scale.exp(), letters)
 
     def _doubt(self, scores: Tensor, null: Tensor) -> Tensor:

@@ -183,10 +183,10 @@ def fit_correction(
         with torch.no_grad():
             query = ask(drawn)
             facts, via = with_gold_paths(system.memory.search(query), batch)
-            scores = system.memory.score(query, facts, via).scores
+            found = system.memory.score(query, facts, via)
             states = system.reader.early_states(texts, layer)
-            keys = system.memory.keys(torch.where(via < 0, facts, via))
-        loss = auxiliary_loss(scores + correction(states, keys), gold_paths(facts, via, batch))
+        corrected = found.scores + correction(states, system.memory.keys(found.asked))
+        loss = auxiliary_loss(corrected, gold_paths(facts, via, batch))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -47,16 +47,23 @@ def test_overlaps_are_what_they_are_said_to_be(
     ids = memory.upsert([Fact(f"Z{i}", "P36", "Z0", name, "", "Z") for i, name in enumerate(names)]).facts
     ids += memory.upsert([Fact("Z1", "P37", "Z0")]).facts
     questions = ["What is the capital of MICK thomson?", "what language, in the crossing-point?", "?"]
-    found = overlaps(memory, questions, torch.tensor([[*ids, -1]] * 3))
+    facts = torch.tensor([[*ids, -1]] * 3)
+    found = overlaps(memory, questions, facts, torch.full_like(facts, -1))
     assert found.shape == (3, 5, OVERLAPS)
     assert found[:, 4].abs().sum() == 0
     for row, question in enumerate(questions[:2]):
         for place, fact in enumerate(map(memory.fact, ids)):
             expected = slow(question, fact.head_label, fact.relation_noun)
-            assert found[row, place, :-1].tolist() == pytest.approx(expected), (question, fact)
+            assert found[row, place, :-1].tolist() == pytest.approx([*expected, 0.0, 0.0]), (question, fact)
     assert found[2, :, :4].abs().sum() == 0
     headed = torch.tensor([1.0, 2.0, 1.0, 2.0]).log1p() / 5
     torch.testing.assert_close(found[0, :4, -1], headed)
+    led = overlaps(memory, questions, facts[:, 1:2], torch.full_like(facts[:, :1], ids[3]))
+    for row, question in enumerate(questions[:2]):
+        first, last = memory.fact(ids[3]), memory.fact(ids[1])
+        expected = slow(question, first.head_label, first.relation_noun)
+        second = slow(question, "x", last.relation_noun)[-1]
+        assert led[row, 0, :-1].tolist() == pytest.approx([*expected, second, 1.0])
 
 
 def test_an_empty_memory_has_no_overlap(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:
@@ -65,8 +72,8 @@ def test_an_empty_memory_has_no_overlap(world: SmallWorld, lm: LanguageModel, en
     with system.attached():
         reply = system.reply(["Why?"])
     assert reply.refused == [True]
-    none = torch.full((1, 3), -1)
-    assert nearest_letters(system.memory, ["Why?"], none, torch.full((1, 3), -torch.inf)).abs().sum() == 0
+    none = Candidates.none(1, 3, torch.device("cpu"))
+    assert nearest_letters(system.memory, ["Why?"], none).abs().sum() == 0
 
 
 def test_the_correction_starts_at_zero_and_hands_no_gradient_on(
@@ -78,7 +85,7 @@ def test_the_correction_starts_at_zero_and_hands_no_gradient_on(
     shaken(system)
     query = system.query(questions)
     found = system.memory.search(query)
-    letters = overlaps(system.memory, questions, found.asked)
+    letters = overlaps(system.memory, questions, found.facts, found.via)
     added = system.letters(found, letters)
     assert added.abs().max() > 0.1
     torch.autograd.backward(added[found.facts >= 0].sum())
