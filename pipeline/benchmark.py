@@ -4,9 +4,10 @@ import sys
 
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.perplexity import perplexity
+from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
 
-COMMANDS = {"grounding": grounding, "perplexity": perplexity, "variants": variants}
+COMMANDS = {"grounding": grounding, "perplexity": perplexity, "speed": speed, "variants": variants}
 
 
 def main(arguments: list[str]) -> None:

@@ -22,7 +22,7 @@ from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Pool, Train, fit
-from pipeline.model.judging import choose_threshold, fit_letters, fit_null
+from pipeline.model.judging import choose_threshold, fit_asking, fit_letters, fit_null
 from pipeline.model.narrow import narrow_rows
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
@@ -184,6 +184,9 @@ def fit_retrieval(
         count = settings.null_examples
         answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (judged, pool.unanswerable))
         fit_null(system, answerable, without, unanswerable, settings, _bar)
+    if settings.texts:
+        questions = draw.sample([*known, *pool.unanswerable], min(settings.texts, len(known)))
+        fit_asking(system, questions, settings.texts, draw, _bar)
     return accuracy
 
 

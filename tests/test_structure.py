@@ -44,6 +44,7 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark"}
 MEASUREMENTS = (
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.perplexity",
+    "pipeline.benchmarks.speed",
     "pipeline.benchmarks.variants",
 )
 """Commands outside the DAG that take sections as a stage does."""
@@ -51,7 +52,7 @@ MEASUREMENTS = (
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "grounding", "perplexity", "variants"}
+UNTRACKED = {"logger", "grounding", "perplexity", "speed", "variants"}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}

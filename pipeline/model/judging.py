@@ -1,11 +1,13 @@
 """Training of what judges the candidates that were found: shared letters, the null fact, its threshold."""
 
+import random
 from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 
 from pipeline.memory.facts import Candidates
+from pipeline.model.asking import directions, keys, written
 from pipeline.model.hops import gold_paths
 from pipeline.model.letters import overlaps
 from pipeline.model.losses import auxiliary_loss
@@ -95,6 +97,32 @@ def fit_null(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
+
+
+def fit_asking(
+    system: OurSystem, examples: Sequence[Example], count: int, draw: random.Random, steps: Steps
+) -> None:
+    """Teach the system to tell questions from texts that the language model writes by itself.
+
+    Args:
+        system: its `asking` is fitted, in place.
+        examples: training questions, with an answer or without.
+        count: texts to write.
+        draw: of how they begin and end.
+        steps: wraps the iteration, for a progress bar.
+    """
+    first = [example.via[0] if example.via else example.gold[0] for example in examples if example.gold]
+    asks = [example.text for example in examples] + keys(system.memory, first)
+    tells = written(system.reader, system.memory, count, draw)
+    if not asks or not tells:
+        return
+    told = []
+    texts = [*asks, *tells]
+    for start in steps(range(0, len(texts), 64), "asking"):
+        with torch.no_grad():
+            told.append(directions(system.query(texts[start : start + 64])))
+    x = torch.cat(told)
+    system.asking.fit(x[: len(asks)], x[len(asks) :])
 
 
 def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:

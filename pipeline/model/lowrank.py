@@ -81,6 +81,27 @@ class LowRank(nn.Module):
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def merged(self, lm: Any) -> Iterator[None]:
+        """Add the changes to the weights of `lm`'s projections inside this block: nothing more is computed.
+
+        In a narrow type the sum is rounded. The weights keep their places, as compiled code needs.
+        """
+        layers = decoder_layers(lm)
+        weights: list[Tensor] = []
+        for number, name in self._places:
+            weights.append(layers[number].get_submodule(name).weight)  # type: ignore[arg-type]
+        kept = [weight.detach().clone() for weight in weights]
+        try:
+            with torch.no_grad():
+                for weight, down, up in zip(weights, self.down, self.up, strict=True):
+                    weight.copy_(weight.float() + self.scale * up.float() @ down.float())
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, former in zip(weights, kept, strict=True):
+                    weight.copy_(former)
+
     def _hook(self, place: int) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             down = self.down[place].to(inputs[0].dtype)

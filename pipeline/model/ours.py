@@ -13,7 +13,8 @@ from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.attention import inject, reading
+from pipeline.model.asking import Asking, either
+from pipeline.model.attention import FactTokens, inject, reading
 from pipeline.model.factreader import FactReader
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
 from pipeline.model.hops import gold_paths, with_gold_paths
@@ -65,12 +66,14 @@ class OurSystem(System):
         )
         self.letters = LetterCorrection(method.letters_width) if method.letters else None
         self.null = NullFact(method.null_width, OVERLAPS + 3 if method.letters else 0)
+        self.asking = Asking(encoder.dimension)
         self.correction = StateCorrection(reader.hidden, encoder.dimension)
         self.temperature = nn.Parameter(torch.tensor(1.0))
         self.lowrank = LowRank(
             reader.lm, method.projections, method.first_layer, method.rank, method.rank_alpha
         )
-        self.facts = FactReader(reader, method.first_layer, method.fact_window, method.fact_cache)
+        start = reader.opening if method.fact_opening else ""
+        self.facts = FactReader(reader, method.first_layer, method.fact_window, method.fact_cache, start)
         self.to(reader.device)
 
     @property
@@ -107,7 +110,9 @@ class OurSystem(System):
 
     def found(self, questions: Sequence[str]) -> Candidates:
         """Return the candidates of the coarse search with their fine scores."""
-        query = self.query(questions)
+        return self._found(questions, self.query(questions))
+
+    def _found(self, questions: Sequence[str], query: Query) -> Candidates:
         found = self.memory.search(query)
         return self.scored(questions, query, found.facts, found.via)
 
@@ -135,12 +140,14 @@ class OurSystem(System):
     @torch.no_grad()
     def doubt(self, questions: Sequence[str]) -> list[float]:
         """Return the probability that no fact answers, of each question."""
-        found = self.found(questions)
-        return self._doubt(found.scores, self._null(questions, found)).tolist()
+        query = self.query(questions)
+        found = self._found(questions, query)
+        return self._doubt(found.scores, self._null(questions, query, found)).tolist()
 
-    def _null(self, questions: Sequence[str], found: Candidates) -> Tensor:
-        """Return the null fact's score beside those of `found`."""
-        return self.null(found.scores, self.evidence(questions, found))  # type: ignore[no-any-return]
+    def _null(self, questions: Sequence[str], query: Query, found: Candidates) -> Tensor:
+        """Return the score of "no fact answers, or none is asked for" beside those of `found`."""
+        null = self.null(found.scores, self.evidence(questions, found))
+        return either(found.scores, null, self.asking(query))
 
     @torch.no_grad()
     def evidence(self, questions: Sequence[str], found: Candidates) -> Float[Tensor, "B F"]:
@@ -163,7 +170,7 @@ class OurSystem(System):
         # A question without an answer teaches when to refuse, not what to find.
         held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
         found = found._replace(scores=held)
-        null = self._null(questions, found)
+        null = self._null(questions, query, found)
         aux = auxiliary_loss(found.scores, gold, null)
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         rows = [row for row, example in enumerate(batch) if example.gold]
@@ -201,10 +208,11 @@ class OurSystem(System):
     @torch.no_grad()
     def select(self, questions: Sequence[str]) -> tuple[Reply, Tensor]:
         """Return a reply without texts, and the log-probabilities of the k best facts."""
-        found = self.found(questions)
+        query = self.query(questions)
+        found = self._found(questions, query)
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
-        null = self._null(questions, ranked)
+        null = self._null(questions, query, ranked)
         refusal = self._doubt(scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)
@@ -220,13 +228,16 @@ class OurSystem(System):
         candidates = [[fact for fact in row if fact >= 0] for row in ranked.facts.tolist()]
         return Reply([], read, weights, candidates, refusal, refused, via), log_shares
 
+    def fact_tokens(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> FactTokens:
+        """Return the tokens of the facts that `select` chose for the questions `rows`."""
+        width = max(len(chosen.facts[row]) for row in rows)
+        shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
+        return self.facts.facts(shown, log_shares[rows, :width])
+
     @contextmanager
     def _read(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> Iterator[None]:
         """Let the questions `rows` be read with the facts that were chosen for them."""
-        width = max(len(chosen.facts[row]) for row in rows)
-        shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
-        tokens = self.facts.facts(shown, log_shares[rows, :width])
-        with reading(tokens), self.lowrank.attached(self.reader.lm):
+        with reading(self.fact_tokens(rows, chosen, log_shares)), self.lowrank.attached(self.reader.lm):
             yield
 
     @torch.no_grad()

@@ -16,6 +16,8 @@ from pipeline.shapes import TokenIds
 from pipeline.weights import LanguageModel, load_language_model
 
 log = logging.getLogger(__name__)
+WRITTEN = 200
+"""Texts that are written at once."""
 
 
 class Tokens(NamedTuple):
@@ -49,6 +51,11 @@ class Reader:
     def layers(self) -> int:
         """Number of layers."""
         return int(self.lm.config.num_hidden_layers)
+
+    @property
+    def opening(self) -> str:
+        """What every prompt begins with."""
+        return self.settings.prompt.partition("{")[0]
 
     @property
     def hidden(self) -> int:
@@ -159,6 +166,25 @@ class Reader:
                 ids, mask = best[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    @torch.no_grad()
+    def write(self, starts: Sequence[str], limit: int) -> list[str]:
+        """Return `starts` with what the bare model adds to them, `limit` tokens of plain text, as drawn."""
+        texts: list[str] = []
+        for first in range(0, len(starts), WRITTEN):
+            tokens = self.tokens(starts[first : first + WRITTEN], form="{question}")
+            ids = self.lm.generate(
+                input_ids=tokens.ids,
+                attention_mask=tokens.mask,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=limit,
+                pad_token_id=self.stop,
+            )
+            texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return texts
 
     def _next(self, ids: TokenIds, mask: TokenIds, cache: DynamicCache) -> Int[Tensor, " B"]:
         """Return the most likely next token after `ids` and what `cache` holds before them."""

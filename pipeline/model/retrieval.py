@@ -59,14 +59,23 @@ class Retrieval:
     """Training questions of either kind, with and without an answer, that fit the null fact."""
     null_learning_rate: float
     """Of the null fact."""
+    texts: int
+    """Texts that the language model writes to tell questions from what asks nothing; 0 leaves that out."""
 
     def __post_init__(self) -> None:
         if (
-            min(self.steps, self.hard_negatives, self.random_negatives, self.examples, self.correction_steps)
+            min(
+                self.steps,
+                self.hard_negatives,
+                self.random_negatives,
+                self.examples,
+                self.correction_steps,
+                self.texts,
+            )
             < 0
         ):
             raise ValueError(
-                "train.retrieval: steps, negatives, examples and correction_steps can't be negative"
+                "train.retrieval: steps, negatives, examples, correction_steps and texts can't be negative"
             )
         if not 0 <= self.held < 1:
             raise ValueError(f"train.retrieval.held must be in [0, 1), not {self.held}")

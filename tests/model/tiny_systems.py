@@ -54,6 +54,7 @@ def ours(**changes: Any) -> Ours:
         "null_width": 4,
         "state_layer": 2,
         "fact_window": 40,
+        "fact_opening": False,
         "fact_cache": 2000,
         "mass": 0.999,
         "hops": 1,
@@ -140,6 +141,7 @@ def retrieval(**changes: Any) -> Retrieval:
         "null_steps": 3,
         "null_examples": 5,
         "null_learning_rate": 0.02,
+        "texts": 0,
     }
     return Retrieval(**(values | changes))
 

@@ -1,0 +1,205 @@
+"""Measures what the memory costs in time: `python -m pipeline.benchmark speed`.
+
+The bare language model and every variant of `ours` answer the same questions through the same fixed shapes,
+compiled or not, in turns. Prefill counts everything from the questions' text to the first token: for ours the
+question's vector, the search over all facts and the tokens of those that are read, from the cache or (`cold`)
+computed. Milliseconds a batch and their ratios go to speed.json.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.config import Paths, UserError, stage
+from pipeline.evaluation.environment import provenance
+from pipeline.evaluation.intervals import bootstrap
+from pipeline.evaluation.variants import Variant
+from pipeline.kg.facts import Graph, read_table
+from pipeline.memory.settings import Memory
+from pipeline.model.attention import FactTokens
+from pipeline.model.decoder import Decoder
+from pipeline.model.ours import OurSystem
+from pipeline.trainer import Trainer
+from pipeline.weights import Encoder, LanguageModel
+
+WARM_UP = 3
+"""Batches that are not counted: the first ones compile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What is timed, and how often."""
+
+    entries: list[str]
+    """Variants of `ours`, as in conf/variants."""
+    seed: int
+    """Of the adapter and of the questions that are drawn."""
+    split: str
+    """Of the questions."""
+    batch_sizes: list[int]
+    """Questions at a time."""
+    prompt_tokens: int
+    """Tokens of the longest prompt; longer questions are left out."""
+    answer_tokens: int
+    """Places for answers; at least `steps` + 1."""
+    fact_tokens: int
+    """Places for the tokens of the facts that a question reads."""
+    repeats: int
+    """Batches of each size, each timed in every way."""
+    steps: int
+    """Steps of decoding that are timed together."""
+    compiled: bool
+    """Whether torch compiles prefill and step, of the bare model too."""
+    bootstrap_samples: int
+    """Resamples of the repeats behind each interval."""
+
+    def __post_init__(self) -> None:
+        if not self.entries or not self.batch_sizes:
+            raise ValueError("speed.entries and speed.batch_sizes must not be empty")
+        for name in ("prompt_tokens", "fact_tokens", "repeats", "steps", "bootstrap_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"speed.{name} must be at least 1, not {getattr(self, name)}")
+        if min(self.batch_sizes) < 1:
+            raise ValueError(f"speed.batch_sizes must be at least 1, not {min(self.batch_sizes)}")
+        if self.answer_tokens <= self.steps:
+            raise ValueError(f"speed.answer_tokens must be above speed.steps, not {self.answer_tokens}")
+
+
+@stage
+def speed(
+    speed: Speed,
+    memory: Memory,
+    lm: LanguageModel,
+    encoder: Encoder,
+    trainer: Trainer,
+    paths: Paths,
+    out: Path,
+) -> None:
+    """Time every entry beside the bare model."""
+    graph = Graph.read(paths.tables, relations=paths.kv)
+    table = read_table(paths.kv, "questions").to_pylist()
+    asked = [row["text"] for row in table if row["split"] == speed.split and row["facts"]]
+    figures: dict[str, Any] = {}
+    for entry in speed.entries:
+        system = Variant.read(entry, memory).open(lm, encoder, graph, paths, trainer.device, speed.seed)
+        if not isinstance(system, OurSystem):
+            raise UserError(f"speed.entries: {entry!r} is no variant of ours")
+        texts = drawn(system, asked, speed)
+        for size in speed.batch_sizes:
+            title = f"{entry}, {size} at a time"
+            figures.setdefault(entry, {})[str(size)] = summary(
+                timed(system, texts, size, speed, title), speed
+            )
+    told = provenance("python -m pipeline.benchmark speed", [speed.seed])
+    told |= {"facts": int(graph.live(0).sum()), "settings": asdict(speed), "figures": figures}
+    (out / "speed.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def drawn(system: OurSystem, asked: list[str], settings: Speed) -> list[str]:
+    """Return the questions that fit, in an order of their own.
+
+    Raises:
+        UserError: there is none.
+    """
+    order = random.Random(settings.seed).sample(sorted(set(asked)), len(set(asked)))
+    fits = [t for t in order[:5000] if system.reader.tokens([t]).ids.shape[1] <= settings.prompt_tokens]
+    if not fits:
+        raise UserError(
+            f"speed.split: no question of {settings.split!r} has at most {settings.prompt_tokens} tokens"
+        )
+    return fits
+
+
+def timed(
+    system: OurSystem, texts: list[str], size: int, settings: Speed, title: str
+) -> dict[str, NDArray[np.float64]]:
+    """Return milliseconds of each way, one a repeat.
+
+    `finding` is from the questions' text to the tokens of their facts, `question` the vector's part of it.
+    """
+    shape = (size, settings.prompt_tokens, settings.answer_tokens)
+    reader = system.reader
+    bare = Decoder(reader, *shape, compiled=settings.compiled)
+    reads = Decoder(
+        reader, *shape, settings.fact_tokens, system.method.first_layer, compiled=settings.compiled
+    )
+    clock = _Clock(reader.device)
+    for turn in tqdm(range(settings.repeats + WARM_UP), desc=title, unit="batch"):
+        batch = [texts[(turn * size + place) % len(texts)] for place in range(size)]
+        with bare.attached():
+            with clock.timing("bare prefill"):
+                first = bare.prefill(reader.tokens(batch))
+            with clock.timing("bare step", settings.steps):
+                _steps(bare, first, settings.steps)
+        system.forget()
+        with clock.timing("cold finding"):
+            _facts(system, batch)
+        with clock.timing("finding"):
+            facts = _facts(system, batch)
+        with reads.attached(), system.lowrank.merged(reader.lm):
+            with clock.timing("reading"):
+                first = reads.prefill(reader.tokens(batch), facts)
+            with clock.timing("step", settings.steps):
+                _steps(reads, first, settings.steps)
+        with clock.timing("question"):
+            system.query(batch)
+    took = {name: np.array(values[WARM_UP:]) for name, values in clock.took.items()}
+    took["prefill"] = took["finding"] + took["reading"]
+    took["cold prefill"] = took["cold finding"] + took["reading"]
+    return took
+
+
+def _facts(system: OurSystem, batch: list[str]) -> FactTokens:
+    chosen, log_shares = system.select(batch)
+    return system.fact_tokens(range(len(batch)), chosen, log_shares)
+
+
+def _steps(decoder: Decoder, last: Tensor, count: int) -> None:
+    for _ in range(count):
+        last = decoder.step(last)
+
+
+class _Clock:
+    """Milliseconds of what is done, by name, the device waited for before and after."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.took: dict[str, list[float]] = {}
+
+    @contextmanager
+    def timing(self, name: str, parts: int = 1) -> Iterator[None]:
+        self._wait()
+        began = time.perf_counter()
+        yield
+        self._wait()
+        self.took.setdefault(name, []).append((time.perf_counter() - began) * 1000 / parts)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def summary(found: dict[str, NDArray[np.float64]], settings: Speed) -> dict[str, Any]:
+    """Return the median milliseconds of each way, and the ratios to the bare model's in the same turn."""
+    told: dict[str, Any] = {f"{name} ms": float(np.median(values)) for name, values in found.items()}
+    pairs = {"prefill": "bare prefill", "cold prefill": "bare prefill", "step": "bare step"}
+    for name, base in pairs.items():
+        ratios = found[name] / found[base]
+        [interval] = bootstrap(ratios, settings.bootstrap_samples, 0)
+        told[f"{name} ratio"] = interval._asdict() | {"median": float(np.median(ratios))}
+    return told
+
+
+if __name__ == "__main__":
+    speed()

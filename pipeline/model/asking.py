@@ -1,0 +1,123 @@
+r"""Whether a text asks for a fact at all.
+
+The null fact is taught by questions that no fact answers. A text that asks nothing is another thing: its
+names may be in the memory, and nothing should be read. With the directions of what it would ask for,
+
+.. math:: x = [\overline{q_e}; \overline{q_r}], \qquad b = w^\top x + c
+
+is the logit that it asks nothing. A fact answers where one is asked for and there is one:
+p(none) = 1 - (1 - σ(a))(1 - σ(b)) with the null fact's own logit a.
+"""
+
+import random
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.memory.facts import Query
+from pipeline.memory.store import KnowledgeMemory
+from pipeline.model.reader import Reader
+from pipeline.shapes import CandidateScores
+
+OPENINGS = ("The", "In", "A", "It", "On", "He", "She", "They", "We", "I", "This", "After", "But", "For", "As")
+"""Words that texts begin with."""
+SHORTEST, LONGEST = 4, 24
+"""Tokens of the texts that are written."""
+PENALTY = 1e-4
+"""Of |w|², so that texts and questions that a line parts don't send it to infinity."""
+NEVER = -100.0
+"""c before it is fitted, in nats: every text may ask."""
+
+
+class Asking(nn.Module):
+    """The logit that a text asks nothing, linear in the directions of its query.
+
+    Args:
+        dimension: length P of a base vector.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(2 * dimension))
+        self.register_buffer("bias", torch.tensor(NEVER))
+
+    @torch.no_grad()
+    def forward(self, query: Query) -> Float[Tensor, "B 1"]:
+        """Return the logit of each text; no gradient flows into the query."""
+        return (directions(query) @ self.weight + self.bias)[:, None]
+
+    def fit(self, asks: Float[Tensor, "Q 2P"], tells: Float[Tensor, "T 2P"]) -> None:
+        """Fit it by logistic regression, questions and texts weighing the same.
+
+        Args:
+            asks: directions of questions.
+            tells: directions of texts that ask nothing.
+        """
+        inputs = torch.cat([asks, tells])
+        target = torch.cat([asks.new_zeros(len(asks)), asks.new_ones(len(tells))])
+        shares = torch.where(target > 0, 0.5 / len(tells), 0.5 / len(asks))
+        weight = torch.zeros_like(self.weight, requires_grad=True)
+        bias = torch.zeros_like(self.bias, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            lost = F.binary_cross_entropy_with_logits(inputs @ weight + bias, target, shares, reduction="sum")
+            total = lost + PENALTY * weight.square().sum()
+            torch.autograd.backward(total)
+            return total
+
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        self.weight.copy_(weight.detach())
+        self.bias.copy_(bias.detach())
+
+
+def directions(query: Query) -> Float[Tensor, "B 2P"]:
+    """Return x: the directions of the entity's query and of the relation's."""
+    return torch.cat([F.normalize(query.key, dim=-1), F.normalize(query.relation, dim=-1)], dim=-1)
+
+
+def either(
+    scores: CandidateScores, null: Float[Tensor, "B 1"], nothing: Float[Tensor, "B 1"]
+) -> Float[Tensor, "B 1"]:
+    """Return the score of "no fact answers, or nothing is asked" beside the candidates' scores.
+
+    Args:
+        scores: of the candidates.
+        null: score of "no fact answers" beside them.
+        nothing: logit that nothing is asked.
+    """
+    every = torch.cat([scores.detach(), null], dim=-1).logsumexp(dim=-1, keepdim=True)
+    return torch.logaddexp(null, every + nothing)
+
+
+def written(reader: Reader, memory: KnowledgeMemory, count: int, draw: random.Random) -> list[str]:
+    """Return texts that the language model writes by itself, half of them from the name of an entity on.
+
+    What has a question mark in it is left out, so there may be fewer.
+
+    Args:
+        reader: the language model; it draws by torch's own generator.
+        memory: gives the names.
+        count: texts to write.
+        draw: of openings and lengths.
+    """
+    names = memory.entities.texts
+    known = count // 2 if names else 0
+    starts = [draw.choice(names) for _ in range(known)]
+    starts += [draw.choice(OPENINGS) for _ in range(count - known)]
+    texts = reader.cut(reader.write(starts, LONGEST), LONGEST)
+    cut = [reader.cut([text], draw.randint(SHORTEST, LONGEST))[0] for text in texts]
+    return [text for text in cut if "?" not in text and text.strip()]
+
+
+def keys(memory: KnowledgeMemory, facts: Sequence[int]) -> list[str]:
+    """Return the slots of `facts` as a person might type them for a question: "capital of France"."""
+    told = map(memory.fact, facts)
+    return [f"{fact.relation_noun} of {fact.head_label}" for fact in told]

@@ -1,0 +1,93 @@
+"""Whether something is asked: the line between two kinds, both doubts together, texts that are written."""
+
+import random
+
+import pytest
+import torch
+
+from pipeline.memory.facts import Query
+from pipeline.model.asking import LONGEST, Asking, directions, either, keys, written
+from pipeline.model.judging import fit_asking
+from pipeline.weights import Encoder, LanguageModel
+from tests.model.test_retrieval import quiet
+from tests.model.tiny_systems import opened, ours, some_examples
+from tests.tiny import SmallWorld
+
+
+def queries(count: int, along: int, seed: int) -> Query:
+    """Queries that lean to one coordinate, of any length."""
+    generator = torch.Generator().manual_seed(seed)
+    key = torch.randn(count, 8, generator=generator)
+    key[:, along] += 4
+    return Query(key * 27, torch.randn(count, 8, generator=generator) * 3)
+
+
+def test_two_kinds_are_told_apart_and_weigh_the_same_however_many_there_are() -> None:
+    asking = Asking(8)
+    assert (asking(queries(5, 0, 0)) == -100).all()
+    asking.fit(directions(queries(300, 0, 1)), directions(queries(60, 1, 2)))
+    asks, tells = asking(queries(100, 0, 3)), asking(queries(100, 1, 4))
+    assert (asks < 0).float().mean() > 0.95
+    assert (tells > 0).float().mean() > 0.95
+    asking.fit(directions(queries(300, 0, 1)), directions(queries(300, 0, 5)))
+    assert asking(queries(200, 0, 6)).sigmoid().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_length_of_a_query_says_nothing() -> None:
+    asking = Asking(8)
+    asking.fit(directions(queries(30, 0, 1)), directions(queries(30, 1, 2)))
+    query = queries(5, 2, 3)
+    torch.testing.assert_close(asking(query), asking(Query(query.key * 7, query.relation / 3)))
+
+
+def test_no_answer_is_no_fact_that_fits_or_nothing_asked() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 5, generator=generator) * 4
+    null, nothing = (torch.randn(6, 1, generator=generator) * 3 for _ in range(2))
+    apart = torch.cat([scores, null], dim=-1).softmax(dim=-1)[:, -1]
+    both = torch.cat([scores, either(scores, null, nothing)], dim=-1).softmax(dim=-1)[:, -1]
+    torch.testing.assert_close(both, 1 - (1 - apart) * (1 - nothing[:, 0].sigmoid()))
+    assert torch.equal(either(scores, null, torch.full_like(null, -100.0)), null)
+
+
+def test_without_any_fact_gradients_stay_finite() -> None:
+    scores = torch.full((2, 3), -torch.inf)
+    null = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    either(scores, null, torch.zeros(2, 1)).sum().backward()  # type: ignore[no-untyped-call]
+    assert null.grad is not None
+    assert torch.isfinite(null.grad).all()
+
+
+def test_written_texts_differ_and_come_again_with_the_same_seed(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(written(system.reader, system.memory, 8, random.Random(seed)))
+    assert found[0] == found[1] != found[2]
+    assert len(set(found[0])) > 1
+    assert all("?" not in text and len(system.reader.encode([text])[0]) <= LONGEST + 2 for text in found[0])
+    fact = system.memory.fact(0)
+    assert keys(system.memory, [0]) == [f"{fact.relation_noun} of {fact.head_label}"]
+
+
+def test_fitting_raises_the_doubt_of_texts_and_changes_nothing_else(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    examples = some_examples(system, 12)
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    asked = system.doubt([example.text for example in examples])
+    torch.manual_seed(0)
+    texts = written(system.reader, system.memory, 24, random.Random(0))
+    doubted = system.doubt(texts)
+    torch.manual_seed(0)
+    fit_asking(system, examples, 24, random.Random(0), quiet)
+    after = system.state_dict()
+    assert all(torch.equal(v, after[n]) for n, v in before.items() if not n.startswith("asking."))
+    rise = torch.tensor(system.doubt(texts)) - torch.tensor(doubted)
+    assert rise.min() >= 0
+    still = torch.tensor(system.doubt([example.text for example in examples])) - torch.tensor(asked)
+    assert rise.mean() > 5 * still.mean()
