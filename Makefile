@@ -5,12 +5,14 @@
 # make soak         the tests that take minutes
 #
 # Variables: VENV (folder of the environment), PYTHON (the interpreter that makes it), TORCH (what pip
-# installs as torch, an accelerator's build for instance), EXTRA (cpu, or gpu for faiss-gpu).
+# installs as torch, an accelerator's build for instance), EXTRA (cpu, or gpu for faiss-gpu), JOBS (stages at a
+# time, each with its share of the cores; 1 is plain `dvc repro`).
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 EXTRA ?= cpu
+JOBS ?= 2
 
 BIN := $(abspath $(VENV))/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -39,7 +41,7 @@ $(VENV)/.installed-test: $(VENV)/.installed-$(EXTRA)
 	touch $@
 
 repro: setup
-	PATH="$(BIN):$$PATH" $(BIN)/dvc repro
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pipeline.repro --jobs $(JOBS)
 	@cat reports/results.md
 	@echo "Report: $(CURDIR)/reports/report.html"
 

@@ -26,15 +26,13 @@ class FactReader:
         first_layer: lowest layer that reads facts; those below aren't kept.
         window: tokens of the longest fact; a longer one is cut and counted in `cut`.
         capacity: tokens of facts that the cache keeps, the least recently used ones leave first.
-        start: what stands before each fact while it is prefilled; it isn't kept.
     """
 
-    def __init__(self, reader: Reader, first_layer: int, window: int, capacity: int, start: str = "") -> None:
+    def __init__(self, reader: Reader, first_layer: int, window: int, capacity: int) -> None:
         self.reader = reader
         self.first_layer = first_layer
         self.window = window
         self.capacity = capacity
-        self.start = reader.encode([start])[0] if start else []
         self.cut = 0
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._held = 0
@@ -105,7 +103,7 @@ class FactReader:
         """Return the keys and values of `texts`, those alike in length computed together: less padding."""
         encoded = self.reader.encode([text + "\n" for text in texts])
         self.cut += sum(len(tokens) > self.window for tokens in encoded)
-        encoded = [self.start + tokens[: self.window] for tokens in encoded]
+        encoded = [tokens[: self.window] for tokens in encoded]
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
         found: dict[int, Tensor] = {}
         for start in range(0, len(order), PREFILLED):
@@ -121,7 +119,7 @@ class FactReader:
         for row, tokens in enumerate(encoded):
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
-        positions = torch.arange(width).expand(len(encoded), width) - self.window - len(self.start)
+        positions = torch.arange(width).expand(len(encoded), width) - self.window
         device = self.reader.device
         cache = DynamicCache()  # made without a configuration, it keeps every token of sliding layers too
         self.reader.lm.base_model(
@@ -135,5 +133,4 @@ class FactReader:
         keys = torch.stack([layer.keys for layer in layers])
         values = torch.stack([layer.values for layer in layers])
         states: Int[Tensor, "2 layers n G L D"] = torch.stack([keys, values])
-        first = len(self.start)
-        return [states[:, :, row, :, first : len(tokens)].clone() for row, tokens in enumerate(encoded)]
+        return [states[:, :, row, :, : len(tokens)].clone() for row, tokens in enumerate(encoded)]

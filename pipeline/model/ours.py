@@ -72,8 +72,7 @@ class OurSystem(System):
         self.lowrank = LowRank(
             reader.lm, method.projections, method.first_layer, method.rank, method.rank_alpha
         )
-        start = reader.opening if method.fact_opening else ""
-        self.facts = FactReader(reader, method.first_layer, method.fact_window, method.fact_cache, start)
+        self.facts = FactReader(reader, method.first_layer, method.fact_window, method.fact_cache)
         self.to(reader.device)
 
     @property

@@ -53,11 +53,6 @@ class Reader:
         return int(self.lm.config.num_hidden_layers)
 
     @property
-    def opening(self) -> str:
-        """What every prompt begins with."""
-        return self.settings.prompt.partition("{")[0]
-
-    @property
     def hidden(self) -> int:
         """Hidden size C."""
         return int(self.lm.config.hidden_size)

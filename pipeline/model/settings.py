@@ -39,8 +39,6 @@ class Ours:
     """Layers after which the language model's own states correct the scores, or ask."""
     fact_window: int
     """Tokens of the longest fact."""
-    fact_opening: bool
-    """Whether a fact is prefilled behind what every prompt begins with."""
     fact_cache: int
     """Tokens of facts whose keys and values are kept."""
     mass: float

@@ -54,7 +54,6 @@ def ours(**changes: Any) -> Ours:
         "null_width": 4,
         "state_layer": 2,
         "fact_window": 40,
-        "fact_opening": False,
         "fact_cache": 2000,
         "mass": 0.999,
         "hops": 1,
