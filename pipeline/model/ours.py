@@ -177,13 +177,12 @@ class OurSystem(System):
         lm_loss = torch.zeros((), device=aux.device)
         if rows:
             read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
-            targets = [self._told(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
+            targets = [self.target(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
             tokens = self.facts.facts(
                 [list(map(self.memory.text, row)) for row in read], log_shares.facts[rows]
             )
             with reading(tokens), self.lowrank.attached(self.reader.lm):
-                tokens_asked = self.reader.tokens([questions[row] for row in rows], targets)
-                lm_loss = self.reader.loss(tokens_asked, self.method.recite)
+                lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
         right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[rows]
         return {
             "loss": lm_loss + self.method.alpha * aux,
@@ -193,14 +192,6 @@ class OurSystem(System):
             "temperature": self.temperature.detach() * self.heads.temperature,
             "null_share": log_shares.null.exp().mean().detach(),
         }
-
-    def _told(self, example: Example, read: Sequence[int]) -> str:
-        """Return the answer, and behind its end the whole fact that gives it where that is to be recited."""
-        answer = self.target(example, read)
-        right = [fact for fact in read if fact in example.gold]
-        if not self.method.recite or not right:
-            return answer
-        return f"{answer}{self.reader.settings.stop}\n{self.memory.text(right[0])}"
 
     def _shared(self, facts: CandidateFacts, scores: CandidateScores, null: Tensor) -> tuple[Tensor, Shares]:
         """Return the selected facts by falling share, and their shares."""

@@ -96,22 +96,11 @@ class Reader:
         lost = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none")
         return lost.sum(dim=1)
 
-    def loss(self, tokens: Tokens, recited: float = 0.0) -> Float[Tensor, ""]:
-        """Return L_LM: the mean cross-entropy of the answers' tokens, in nats.
-
-        Args:
-            tokens: prompts with answers.
-            recited: weight of the mean over what stands behind the first stop token of an answer.
-        """
+    def loss(self, tokens: Tokens) -> Float[Tensor, ""]:
+        """Return L_LM: the mean cross-entropy of the answers' tokens, in nats."""
         logits, labels = self._scored(tokens)
-        ended = labels == self.stop
-        behind = ended.cumsum(dim=1) > ended.long()
-        kept = (labels != -100) & ~behind
-        loss = F.cross_entropy(logits[kept].float(), labels[kept])
-        if recited and behind.any():
-            kept = (labels != -100) & behind
-            loss = loss + recited * F.cross_entropy(logits[kept].float(), labels[kept])
-        return loss
+        kept = labels != -100
+        return F.cross_entropy(logits[kept].float(), labels[kept])
 
     def _scored(self, tokens: Tokens) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"]]:
         """Return the logits of the last positions, as many as the longest answer has, and their labels."""

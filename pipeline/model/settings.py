@@ -49,9 +49,6 @@ class Ours:
     """Share of answerable validation questions, of either kind, that may be refused: sets the threshold."""
     answer_tokens: int
     """Longest answer."""
-    recite: float
-    """Weight of the loss over the whole right fact, which the reader says after the answer while it learns:
-    every name and noun in it is one more to copy. 0 leaves it out; answers end before it."""
     alpha: float
     """α of L_Aux."""
 

@@ -61,23 +61,6 @@ def test_the_loss_of_a_batch_is_that_of_its_answer_tokens_one_by_one(reader: Rea
 
 
 @torch.no_grad()
-def test_what_stands_behind_an_answer_has_a_weight_of_its_own(reader: Reader) -> None:
-    stop = reader.settings.stop
-    behind = [f"{ANSWERS[0]}{stop}\nHe said so.", ANSWERS[1]]
-    told = reader.tokens(QUESTIONS[:2], behind)
-    labels = told.labels.clone()
-    ends = (labels == reader.stop).int().argmax(dim=1)
-    for row, end in enumerate(ends.tolist()):
-        labels[row, end + 1 :] = -100
-    first = reader.loss(told._replace(labels=labels))
-    rest = reader.loss(told._replace(labels=told.labels.masked_fill(labels != -100, -100)))
-    assert reader.loss(told).item() == pytest.approx(first.item(), rel=1e-5)
-    assert reader.loss(told, 0.25).item() == pytest.approx((first + 0.25 * rest).item(), rel=1e-5)
-    plain = reader.tokens(QUESTIONS[:2], ANSWERS[:2])
-    assert torch.equal(reader.loss(plain, 0.25), reader.loss(plain))
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("same_start", [False, True])
 def test_answers_are_those_of_the_library_whenever_they_end(reader: Reader, same_start: bool) -> None:
     """Each token that a random model says is the stop once: some questions go on long after others."""

@@ -58,7 +58,6 @@ def ours(**changes: Any) -> Ours:
         "mass": 0.999,
         "hops": 1,
         "slot_gap": 1.0,
-        "recite": 0.0,
         "refuse_answerable": 0.1,
         "answer_tokens": 4,
         "alpha": 0.5,
