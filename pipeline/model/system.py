@@ -97,9 +97,13 @@ class System(nn.Module, ABC):
         """Drop what is kept to save time, so that what follows doesn't depend on batches gone by."""
 
     def target(self, example: Example, facts: Sequence[int]) -> str:
-        """Return the answer to learn: the tail of the first gold fact among those read, or any right one."""
+        """Return the answer to learn: the tail of the first gold fact among those read, or any right one.
+
+        It begins with a space, as names in facts do, so that copying a name is copying its tokens: without,
+        " Bahamas" has to be spelled anew as "B", "ah", "amas".
+        """
         read = [fact for fact in facts if fact in example.gold]
-        return self.memory.fact(read[0]).tail_label if read else example.answers[0]
+        return f" {self.memory.fact(read[0]).tail_label if read else example.answers[0]}"
 
 
 def with_gold(found: CandidateFacts, batch: Sequence[Example]) -> CandidateFacts:

@@ -259,8 +259,8 @@ def test_a_gold_fact_that_was_not_found_comes_last() -> None:
 def test_the_target_is_the_tail_that_was_read(make: Opened) -> None:
     system = make(rag())
     example = Example("a", ("first", "second"), (1, 2))
-    assert system.target(example, [0, 2, 1]) == system.memory.fact(2).tail_label
-    assert system.target(example, [0]) == "first"
+    assert system.target(example, [0, 2, 1]) == f" {system.memory.fact(2).tail_label}"
+    assert system.target(example, [0]) == " first"
 
 
 def test_the_prompt_of_rag_has_the_best_fact_next_to_the_question(make: Opened) -> None:
