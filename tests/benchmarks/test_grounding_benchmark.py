@@ -68,5 +68,5 @@ def test_wrong_names_are_told() -> None:
         chosen("atlaskv:size=3", memory_settings())
     with pytest.raises(ConfigError, match=r"memory\.k must be at least 1"):
         chosen("ours:memory.k=0", memory_settings())
-    with pytest.raises(SystemExit, match="name one of grounding, perplexity, variants first, not 'other'"):
+    with pytest.raises(SystemExit, match="name one of grounding, perplexity, speed, variants first, not 'other'"):
         main(["benchmark", "other"])
