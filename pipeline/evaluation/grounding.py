@@ -2,7 +2,7 @@
 
 The same questions are asked in several wordings of memories of growing size: each holds the fact that answers
 each question of a group and random others. A memory smaller than the number of questions is asked by as many
-groups as it takes.
+groups as it takes; one larger than the graph holds generated facts too (`pipeline.evaluation.distractors`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import UserError
+from pipeline.evaluation.distractors import VECTORS
 from pipeline.kg.facts import Graph
 from pipeline.memory.graph import Correspondence
 from pipeline.model.system import System
@@ -31,7 +32,9 @@ class Grounding:
     """Files of conf/method, each perhaps with other values and an adapter folder of its own, as in
     `atlaskv:roots=0@FOLDER`; `rag` stands for its frozen encoder and needs no adapter."""
     sizes: list[int]
-    """Numbers of facts in the memory; those above what the data holds become all of it, once."""
+    """Numbers of facts in the memory; what the data lacks is generated."""
+    distractors: str
+    """Vectors of the names that are generated: `mixed` from real ones or `encoded`, which wants a GPU."""
     seeds: list[int]
     """Of the questions and of the other facts; SEED in paths.adapters becomes each of them."""
     questions: int
@@ -54,6 +57,10 @@ class Grounding:
         if min(self.sizes) < 1 or min(self.questions, self.batch_size, self.bootstrap_samples) < 1:
             raise ValueError(
                 "grounding: sizes, questions, batch_size and bootstrap_samples must be at least 1"
+            )
+        if self.distractors not in VECTORS:
+            raise ValueError(
+                f"grounding.distractors must be one of {', '.join(VECTORS)}, not {self.distractors!r}"
             )
         for name, templates in self.wordings.items():
             if not templates or not all("{noun}" in t and "{name}" in t for t in templates):

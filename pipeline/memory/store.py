@@ -109,12 +109,22 @@ class KnowledgeMemory:
             self._searcher = None
         return Receipt(rows, len(entities), len(relations), sorted(superseded))
 
+    def append(self, rows: Int[np.ndarray, "n 3"]) -> list[int]:
+        """Let facts hold in bulk; return their ids, in the order given.
+
+        Args:
+            rows: of head, relation and tail, which are known, as are the slots in the slot layout.
+        """
+        found = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
+        self._index = self._searcher = None
+        return found
+
     def add_slots(self, progress: Progress | None = None) -> None:
         """Give every slot a vector, whatever the layout, so that a snapshot can be opened with either."""
         self._add_slots([(head, relation) for head, relation, _ in self.triples.tolist()], progress)
 
     def _add_slots(self, slots: Iterable[tuple[int, int]], progress: Progress | None) -> None:
-        self.slots.add({_slot_key(h, r): self.slot_text(h, r) for h, r in slots}, progress)
+        self.slots.add({slot_key(h, r): self.slot_text(h, r) for h, r in slots}, progress)
 
     def delete(self, facts: Iterable[Key]) -> Receipt:
         """Remove facts by stable key; they are not found by the next search.
@@ -221,7 +231,7 @@ class KnowledgeMemory:
         if self.settings.layout != "slot":
             return np.zeros(len(self.triples), dtype=np.int64)
         known = len(self._slot_of)
-        fresh = [self.slots.row(_slot_key(h, r)) for h, r, _ in self.triples[known:].tolist()]
+        fresh = [self.slots.row(slot_key(h, r)) for h, r, _ in self.triples[known:].tolist()]
         self._slot_of = np.concatenate([self._slot_of, np.array(fresh, dtype=np.int64)])
         return self._slot_of
 
@@ -263,5 +273,6 @@ class KnowledgeMemory:
         return memory
 
 
-def _slot_key(head: int, relation: int) -> str:
+def slot_key(head: int, relation: int) -> str:
+    """Return the key that `KnowledgeMemory.slots` knows the slot of two rows by."""
     return f"{head}/{relation}"

@@ -30,8 +30,8 @@ class Tree:
 
     Args:
         leaves: the keys.
-        inner: mean key of each cluster of keys.
-        roots: mean key of each cluster of clusters.
+        inner: mean key of each cluster of keys, perhaps scaled.
+        roots: mean key of each cluster of clusters, likewise.
         below_inner: rows of `leaves` in each cluster; -1 where it has fewer than ⌈∛M⌉.
         below_root: rows of `inner` in each cluster of clusters, likewise.
         roots_kept: k_R (AtlasKV: 128).
@@ -89,13 +89,17 @@ def _best(
     return best, rows.gather(1, places)
 
 
-def build_tree(keys: Float[Tensor, "M P"], roots_kept: int, inner_kept: int, seed: int = 0) -> Tree:
+def build_tree(
+    keys: Float[Tensor, "M P"], roots_kept: int, inner_kept: int, unit: bool = False, seed: int = 0
+) -> Tree:
     """Return the tree over `keys`.
 
     Args:
         keys: at least one.
         roots_kept: k_R.
         inner_kept: k_I.
+        unit: whether the keys of clusters are scaled to length 1. The mean of keys that point apart is short,
+            so that a search for unit vectors passes over wide clusters; AtlasKV leaves it as it is.
         seed: of where each 2-means begins.
 
     Raises:
@@ -108,7 +112,10 @@ def build_tree(keys: Float[Tensor, "M P"], roots_kept: int, inner_kept: int, see
     below_inner = clusters(keys, size, draw)
     inner = means(keys, below_inner)
     below_root = clusters(inner, size, draw)
-    return Tree(keys, inner, means(inner, below_root), below_inner, below_root, roots_kept, inner_kept)
+    roots = means(inner, below_root)
+    if unit:
+        inner, roots = F.normalize(inner, dim=-1), F.normalize(roots, dim=-1)
+    return Tree(keys, inner, roots, below_inner, below_root, roots_kept, inner_kept)
 
 
 def cube_root(number: int) -> int:

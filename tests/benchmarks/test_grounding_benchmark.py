@@ -7,10 +7,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
 from pipeline.benchmark import main
 from pipeline.benchmarks.grounding import chosen, grounding
-from pipeline.config import ConfigError
+from pipeline.config import CONF, ConfigError, UserError, section
+from pipeline.evaluation.grounding import Grounding
 from pipeline.model.adapter import save_adapter
 from pipeline.model.vector import AtlasKv, AtlasKvFlat
 from pipeline.weights import Encoder, LanguageModel
@@ -30,7 +32,9 @@ def test_every_method_is_measured_at_every_size_with_every_seed(
     out.mkdir()
     for seed in (0, 1):
         save_adapter(system, tmp_path / str(seed) / "mine", {})
-    asked = settings(methods=["rag", f"atlaskv:{changes}@mine"], sizes=[2, 9999], seeds=[0, 1], questions=3)
+    most = int(world.graph.live(0).sum())
+    methods = ["rag", f"atlaskv:{changes}@mine"]
+    asked = settings(methods=methods, sizes=[2, most, most + 30], seeds=[0, 1], questions=3)
     places = replace(paths, adapters=tmp_path / "SEED")
     grounding.run(asked, memory_settings(), lm, encoder, CPU, places, out)  # type: ignore[attr-defined]
     told = json.loads((out / "grounding.json").read_text())
@@ -39,12 +43,28 @@ def test_every_method_is_measured_at_every_size_with_every_seed(
     for wordings in figures.values():
         assert set(wordings) == {"key", "as_asked"}
         for found in wordings.values():
-            assert set(found) == {"2", str(told["figures"]["facts"])}
+            assert set(found) == {"2", str(most), str(most + 30)}
             for row in found.values():
                 assert 0 <= row["acc1"]["mean"] <= row["acc5"]["mean"] <= 1
                 assert row["questions"] == 6
     rows = pq.read_table(out / "grounding.parquet").to_pandas()
-    assert len(rows) == 2 * 2 * 2 * 2 * 3  # methods, sizes, seeds, wordings, questions
+    assert len(rows) == 2 * 3 * 2 * 2 * 3  # methods, sizes, seeds, wordings, questions
+    assert told["figures"]["facts"] == most
+    generated = told["figures"]["generated"]
+    assert generated["vectors"] == "mixed"
+    [(size, made)] = generated["sizes"].items()
+    assert (size, made["facts"]) == (str(most + 30), 30)
+    assert set(made["entities"]) == {"0", "1"}
+    assert all(0 < entities <= 30 for entities in made["entities"].values())
+
+
+def test_methods_without_vectors_for_generated_facts_are_refused(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    most = int(world.graph.live(0).sum())
+    asked = settings(methods=["rag", "dysk"], sizes=[most + 1])
+    with pytest.raises(UserError, match=rf"dysk needs RotatE vectors.* space=text, .* at most {most}"):
+        grounding.run(asked, memory_settings(), lm, encoder, CPU, world.paths, tmp_path)  # type: ignore[attr-defined]
 
 
 def test_an_entry_names_file_values_and_folder() -> None:
@@ -68,5 +88,8 @@ def test_wrong_names_are_told() -> None:
         chosen("atlaskv:size=3", memory_settings())
     with pytest.raises(ConfigError, match=r"memory\.k must be at least 1"):
         chosen("ours:memory.k=0", memory_settings())
-    with pytest.raises(SystemExit, match="name one of grounding, perplexity, speed, variants first, not 'other'"):
+    values = OmegaConf.load(CONF / "grounding" / "default.yaml")
+    with pytest.raises(ConfigError, match=r"grounding\.distractors must be one of mixed, encoded, not 'no'"):
+        section(Grounding, OmegaConf.merge(values, {"distractors": "no"}), "grounding")
+    with pytest.raises(SystemExit, match="name one of grounding, perplexity, speed, variants first"):
         main(["benchmark", "other"])

@@ -21,6 +21,7 @@ def settings(**changes: Any) -> Grounding:
     values: dict[str, Any] = {
         "methods": ["rag"],
         "sizes": [3],
+        "distractors": "mixed",
         "seeds": [0],
         "questions": 7,
         "split": "unseen",
@@ -89,6 +90,7 @@ def test_a_split_without_questions_is_named(world: SmallWorld) -> None:
     [
         ({"sizes": []}, "grounding.sizes must not be empty"),
         ({"sizes": [0]}, "sizes, questions, batch_size and bootstrap_samples must be at least 1"),
+        ({"distractors": "none"}, "distractors must be one of mixed, encoded, not 'none'"),
         ({"wordings": {"key": ["What is it?"]}}, "grounding.wordings.key must hold templates"),
     ],
 )

@@ -89,6 +89,19 @@ def test_a_cluster_key_is_the_mean_of_its_members() -> None:
     torch.testing.assert_close(means(vectors, torch.tensor([[0, 4, -1], [1, 2, 3]])), expected)
 
 
+def test_unit_keys_of_clusters_find_wide_clusters_too() -> None:
+    narrow = F.normalize(keys(1) + 0.01 * keys(32, seed=2), dim=-1)
+    wide = F.normalize(0.3 * keys(1) + keys(1, seed=1) + 1.3 * keys(32, seed=3), dim=-1)
+    vectors = torch.cat([narrow, wide])
+    plain, scaled = (build_tree(vectors, ALL, 1, unit=unit) for unit in (False, True))
+    torch.testing.assert_close(scaled.inner.norm(dim=-1), torch.ones(len(scaled.inner)))
+    torch.testing.assert_close(scaled.roots.norm(dim=-1), torch.ones(len(scaled.roots)))
+    assert (plain.inner.norm(dim=-1) < 0.999).any()
+    right = (wide @ vectors.T).argmax(dim=-1)
+    found = [(tree.search(wide, 1)[1][:, 0] == right).float().mean() for tree in (plain, scaled)]
+    assert found[1] > found[0]
+
+
 @given(number=st.integers(1, 10**12))
 def test_the_cube_root_is_exact(number: int) -> None:
     root = cube_root(number)
