@@ -75,6 +75,8 @@ def test_they_are_made_like_real_facts(world: SmallWorld, texts: TextEncoder) ->
     real, fresh = memory.triples[drawn.like], drawn.triples
     assert (fresh[:, 1] == real[:, 1]).all()
     assert (real[:, 0] == drawn.first[fresh[:, 0] - before]).all()
+    names = memory.entities.texts
+    assert all(names[one] != names[other] for one, other in zip(drawn.first, drawn.second, strict=True))
     kept = fresh[:, 2] == real[:, 2]
     assert (fresh[~kept, 2] >= before).all()
     assert 0.4 < kept.mean() < 0.6
