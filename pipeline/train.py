@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from pipeline.model.narrow import narrow_rows
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Ask, Retrieval, choose_weight, fit_correction, fit_heads
-from pipeline.model.settings import Ours
+from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Ours, Vector
 from pipeline.model.system import Example, System
-from pipeline.model.vector import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Vector
 from pipeline.tracking import Curve, Logger, run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -54,6 +54,7 @@ def train(
     name = NAMES[type(method)]
     if name not in train.steps:
         raise UserError(f"conf/train: train.steps names no {name!r}; it has {', '.join(train.steps)}")
+    train = replace(train, learning_rate=train.learning_rates.get(name, train.learning_rate))
     _seed(seed)
     began = time.perf_counter()
     graph = Graph.read(paths.tables, relations=paths.kv)

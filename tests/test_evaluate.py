@@ -14,7 +14,7 @@ from pipeline.evaluate import evaluate
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.runs import AFTER, BEFORE, KINDS, Evaluate
 from pipeline.kg.facts import read_table
-from pipeline.model.vector import AtlasKv
+from pipeline.model.settings import AtlasKv
 from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import CPU, LIGHTNING, SILENT, closed_book, dysk, ours, rag, training, vector

@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.config import UserError
 from pipeline.evaluation.environment import provenance
 
-TRAINED = ("ours", "rag", "dysk")
+UNTRAINED = ("closed_book", "majority", "atlaskv_flat")
 TRAIN_ONLY, EVALUATE_ONLY = ("train", "trainer", "logger"), ("evaluate",)
 
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 def _one(method: str, seed: int, scratch: Path, overrides: list[str], gpu: str | None) -> None:
     adapters = scratch / "train" / str(seed)
     shared = [f"method={method}", f"seed={seed}", f"paths.adapters={adapters}"]
-    if method in TRAINED:
+    if method not in UNTRAINED:
         chosen = [o for o in overrides if o.split("=")[0].split(".")[0] not in EVALUATE_ONLY]
         folder = f"hydra.run.dir={adapters}/{method}"
         _stage("train", [*chosen, *shared, folder], scratch / f"train-{method}-{seed}.log", gpu)

@@ -19,9 +19,9 @@ from pipeline.model.facts import FactVectors, rotate_vectors
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag, RagSystem
 from pipeline.model.reader import Reader
-from pipeline.model.settings import Ours
+from pipeline.model.settings import AtlasKv, AtlasKvAux, AtlasKvFlat, Kblam, KblamSameRows, Ours, Vector
 from pipeline.model.system import System
-from pipeline.model.vector import AtlasKv, AtlasKvAux, AtlasKvFlat, Kblam, KblamSameRows, Vector, VectorSystem
+from pipeline.model.vector import VectorSystem
 from pipeline.weights import Encoder, LanguageModel
 
 Method = Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvFlat | AtlasKvAux | ClosedBook

@@ -32,6 +32,8 @@ class Train:
     """Questions a step."""
     learning_rate: float
     """Highest learning rate of AdamW."""
+    learning_rates: dict[str, float]
+    """The same by method, where one has its own."""
     warmup: int
     """Steps in which the learning rate rises to it; then it falls to zero as a cosine."""
     weight_decay: float

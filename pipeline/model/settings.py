@@ -1,8 +1,11 @@
-"""The values of our method: the section `method` of `ours`."""
+"""The values of our method and of the vector methods: the section `method` of each."""
 
 from dataclasses import dataclass
 
+from pipeline.model.knowledge import POOLINGS
+
 QUESTIONS = ("encoder", "states")
+ROWS = ("graph", "synthetic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +77,87 @@ class Ours:
                 "method.head_width must be at least 1, fact_cache at least 0, "
                 "entity_scale and relation_scale above 0"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector:
+    """KBLaM (arXiv 2410.10450) and AtlasKV (arXiv 2510.17934), which part by these values alone."""
+
+    every: int
+    """Layers from one that sees facts to the next one that does, beginning with the first (both: 3)."""
+    normalised: bool
+    """Whether keys are normalised without learned scale (both do)."""
+    size_weight: float
+    """C of the shift log C - log M while answering; 0 for no shift (KBLaM: 100, AtlasKV: 0)."""
+    roots: int
+    """k_R of HiKVP while answering; 0 reads all facts (AtlasKV: 128, KBLaM: 0)."""
+    inner: int
+    """k_I of HiKVP (AtlasKV: 64)."""
+    leaves: int
+    """k_L of HiKVP (AtlasKV: 16)."""
+    block: int
+    """Facts that are read at a time where all are."""
+    grounding: int
+    """Which of the layers that see facts tells what is read, and takes L_Aux; 0 is the lowest."""
+    negatives: int
+    """Random facts beside the right ones grow by so many (AtlasKV: 4) …"""
+    negatives_every: int
+    """… every so many steps (AtlasKV: 100) …"""
+    negatives_most: int
+    """… up to so many (AtlasKV: 120)."""
+    scored: int
+    """Further random facts that no layer reads: L_Aux tells the right ones from them too."""
+    answer_tokens: int
+    """Longest answer."""
+    alpha: float
+    """α of L_Aux; 0 trains as the papers do."""
+    pooling: str
+    """How heads and tokens of a layer are made one score of a fact: `softmax` (AtlasKV) or `mean`."""
+    logit_scale: float
+    """What L_Aux multiplies scores by at first, learned from there on; 0 for none, as with `softmax`."""
+    rows: str
+    """What is learned from: `graph`, the questions of all methods, or `synthetic`, KBLaM's own rows."""
+    refusal: str
+    """What is answered where no fact fits; it is learned from questions without one, if `refuses`."""
+    refuses: bool
+    """Whether questions without an answer are learned from (KBLaM) or left out (AtlasKV)."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "inner", "leaves", "block", "negatives", "negatives_every", "answer_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"method.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("size_weight", "roots", "grounding", "alpha", "negatives_most", "scored", "logit_scale"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"method.{name} must be at least 0, not {getattr(self, name)}")
+        for name, known in (("pooling", POOLINGS), ("rows", ROWS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"method.{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
+                )
+        if not self.refusal.strip():
+            raise ValueError("method.refusal must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kblam(Vector):
+    """KBLaM as published: its own narrow rows, refusals, all facts in one softmax, weighed against C."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KblamSameRows(Vector):
+    """KBLaM trained on the rows that all methods get."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasKv(Vector):
+    """AtlasKV: facts are pruned by HiKVP while answering."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasKvFlat(Vector):
+    """AtlasKV without HiKVP: every fact is read. It answers with the adapter of AtlasKV."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasKvAux(Vector):
+    """AtlasKV with L_Aux over many facts, which the paper lacks."""

@@ -1,9 +1,9 @@
 """KBLaM and AtlasKV: facts of one vector each, read by an attention of their own in every third layer."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,97 +16,17 @@ from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.memory.tree import build_tree
 from pipeline.model.beside import Bank, FactsBeside, Pruning, attentions, inject, query_weight, reading
-from pipeline.model.knowledge import POOLINGS, KnowledgeMaps, size_shift
+from pipeline.model.knowledge import KnowledgeMaps, size_shift
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.reader import Reader, Tokens
+from pipeline.model.settings import Vector
 from pipeline.model.system import Example, Reply, System
 from pipeline.shapes import CandidateFacts
 
-ROWS = ("graph", "synthetic")
 REFUSAL_START = 12
 """Characters of the refusal by which an answer is known as one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vector:
-    """KBLaM (arXiv 2410.10450) and AtlasKV (arXiv 2510.17934), which part by these values alone."""
-
-    every: int
-    """Layers from one that sees facts to the next one that does, beginning with the first (both: 3)."""
-    normalised: bool
-    """Whether keys are normalised without learned scale (both do)."""
-    size_weight: float
-    """C of the shift log C - log M while answering; 0 for no shift (KBLaM: 100, AtlasKV: 0)."""
-    roots: int
-    """k_R of HiKVP while answering; 0 reads all facts (AtlasKV: 128, KBLaM: 0)."""
-    inner: int
-    """k_I of HiKVP (AtlasKV: 64)."""
-    leaves: int
-    """k_L of HiKVP (AtlasKV: 16)."""
-    block: int
-    """Facts that are read at a time where all are."""
-    grounding: int
-    """Which of the layers that see facts tells what is read, and takes L_Aux; 0 is the lowest."""
-    negatives: int
-    """Random facts beside the right ones grow by so many (AtlasKV: 4) …"""
-    negatives_every: int
-    """… every so many steps (AtlasKV: 100) …"""
-    negatives_most: int
-    """… up to so many (AtlasKV: 120)."""
-    scored: int
-    """Further random facts that no layer reads: L_Aux tells the right ones from them too."""
-    answer_tokens: int
-    """Longest answer."""
-    alpha: float
-    """α of L_Aux; 0 trains as the papers do."""
-    pooling: str
-    """How heads and tokens of a layer are made one score of a fact: `softmax` (AtlasKV) or `mean`."""
-    rows: str
-    """What is learned from: `graph`, the questions of all methods, or `synthetic`, KBLaM's own rows."""
-    refusal: str
-    """What is answered where no fact fits; it is learned from questions without one, if `refuses`."""
-    refuses: bool
-    """Whether questions without an answer are learned from (KBLaM) or left out (AtlasKV)."""
-
-    def __post_init__(self) -> None:
-        for name in ("every", "inner", "leaves", "block", "negatives", "negatives_every", "answer_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"method.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("size_weight", "roots", "grounding", "alpha", "negatives_most", "scored"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"method.{name} must be at least 0, not {getattr(self, name)}")
-        for name, known in (("pooling", POOLINGS), ("rows", ROWS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"method.{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
-                )
-        if not self.refusal.strip():
-            raise ValueError("method.refusal must not be empty")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kblam(Vector):
-    """KBLaM as published: its own narrow rows, refusals, all facts in one softmax, weighed against C."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KblamSameRows(Vector):
-    """KBLaM trained on the rows that all methods get."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AtlasKv(Vector):
-    """AtlasKV: facts are pruned by HiKVP while answering."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AtlasKvFlat(Vector):
-    """AtlasKV without HiKVP: every fact is read. It answers with the adapter of AtlasKV."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AtlasKvAux(Vector):
-    """AtlasKV with L_Aux over many facts, which the paper lacks."""
+SCALE_RATE = 10.0
+"""How many times as fast as the other parameters the logarithm of the scale is learned."""
 
 
 class VectorSystem(System):
@@ -136,6 +56,8 @@ class VectorSystem(System):
         width = len(starts[0]) // heads
         self.maps = KnowledgeMaps(encoder.dimension, len(starts), heads, width, method.normalised)
         self.queries = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
+        start = math.log(method.logit_scale) / SCALE_RATE if method.logit_scale else None
+        self.log_scale = None if start is None else nn.Parameter(torch.tensor(start))
         self.steps: Tensor
         self.register_buffer("steps", torch.tensor(0))
         self._known: tuple[Adjacency, Bank] | None = None
@@ -168,7 +90,7 @@ class VectorSystem(System):
         every = [*ids, *(fact for fact in self._random(self.method.scored) if fact not in read)]
         gold = self._gold(batch, every)
         bank = self._of(torch.tensor(every, device=self.reader.device))
-        scores, answerable = facts.scores(bank), gold.any(dim=-1)
+        scores, answerable = facts.scores(bank) * self.sharpness, gold.any(dim=-1)
         aux = auxiliary_loss(scores, gold) if answerable.any() else torch.zeros_like(lm_loss)
         right = gold.gather(1, scores.argmax(dim=-1, keepdim=True))[answerable]
         return {
@@ -177,6 +99,11 @@ class VectorSystem(System):
             "aux_loss": aux.detach(),
             "retrieval_accuracy": right.float().mean() if len(right) else torch.zeros(()),
         }
+
+    @property
+    def sharpness(self) -> Float[Tensor, ""] | float:
+        """What scores are multiplied by, where a loss or a weight is made of them."""
+        return 1.0 if self.log_scale is None else (SCALE_RATE * self.log_scale).exp()
 
     def _beside(self, batch: Sequence[Example]) -> list[int]:
         """Return the facts of a step: the right ones, and as many random ones as the schedule says."""
@@ -226,7 +153,9 @@ class VectorSystem(System):
         k = self.memory.settings.k
         weights = [
             row[: min(k, len(ids))]
-            for row, ids in zip(torch.softmax(best[:, :k], dim=-1).tolist(), found, strict=True)
+            for row, ids in zip(
+                torch.softmax(best[:, :k] * self.sharpness, dim=-1).tolist(), found, strict=True
+            )
         ]
         refused = [text.startswith(self.method.refusal[:REFUSAL_START]) for text in texts]
         said = ["" if no else text for text, no in zip(texts, refused, strict=True)]

@@ -14,7 +14,7 @@ from pipeline.benchmarks.grounding import chosen, grounding
 from pipeline.config import CONF, ConfigError, UserError, section
 from pipeline.evaluation.grounding import Grounding
 from pipeline.model.adapter import save_adapter
-from pipeline.model.vector import AtlasKv, AtlasKvFlat
+from pipeline.model.settings import AtlasKv, AtlasKvFlat
 from pipeline.weights import Encoder, LanguageModel
 from tests.evaluation.test_grounding import settings
 from tests.model.tiny_systems import CPU, opened, vector

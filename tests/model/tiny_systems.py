@@ -13,9 +13,8 @@ from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Train
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Retrieval
-from pipeline.model.settings import Ours
+from pipeline.model.settings import Kblam, Ours, Vector
 from pipeline.model.system import Example, System
-from pipeline.model.vector import Kblam, Vector
 from pipeline.tracking import Logger
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -110,6 +109,7 @@ def vector(kind: type[Vector] = Kblam, **changes: Any) -> Any:
         "answer_tokens": 4,
         "alpha": 0.0,
         "pooling": "softmax",
+        "logit_scale": 0.0,
         "rows": "graph",
         "refusal": "I am sorry, no fact answers this.",
         "refuses": True,
@@ -150,6 +150,7 @@ def training(checkpoints: Path, **changes: Any) -> Train:
         "steps": {"ours": 3, "rag": 3, "dysk": 3, "kblam": 3, "atlaskv": 3},
         "batch_size": 3,
         "learning_rate": 0.01,
+        "learning_rates": {},
         "warmup": 1,
         "weight_decay": 0.01,
         "gradient_clip": 1.0,
