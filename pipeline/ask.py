@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError, UserError
+from pipeline.memory import generations
 from pipeline.reporting.tables import Cell, Table
 from pipeline.serve.changes import Change
 from pipeline.serve.experiments import experiments, told
@@ -63,7 +64,9 @@ def ask(words: Sequence[str]) -> str:
         return parser.format_help()
     if given.facts and given.memory and not given.save:
         raise UserError("--facts and --memory: give one of them, or --save to write the facts to that folder")
-    session = Session.open(given.adapter, None if given.facts else given.memory, given.facts, given.k)
+    write = bool(given.save and given.memory and generations.current(given.memory))
+    memory = given.memory if write or not given.facts else None
+    session = Session.open(given.adapter, memory, given.facts, given.k, write)
     target = given.memory or session.origin
     if given.save and target.is_file():
         raise UserError("--save: the facts came from a file; name the folder to write to by --memory")

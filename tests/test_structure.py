@@ -38,7 +38,7 @@ TOP = 5
 BESIDE_STAGES = {"serve", "benchmarks", "reporting"}
 """Packages that stages may import though they stand as high."""
 
-COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.repro"}
+COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.memory", "pipeline.repro"}
 """Modules to run that are no stage of the DAG."""
 
 MEASUREMENTS = (

@@ -157,7 +157,16 @@ def tiny_language_model(folder: Path, family: str = "llama", **changes: Any) -> 
 def memory_settings(**changes: Any) -> Memory:
     """Return the section `memory` at the size of the small world, with `changes`."""
     values: dict[str, Any] = {"layout": "factored", "N": 12, "k": 3, "entities": 6, "relation_weight": 0.5}
-    values |= {"backend": "exact", "links": 8, "lists": 4, "probes": 2, "roots": 2, "inner": 2, "beam": 3}
+    values |= {
+        "backend": "exact",
+        "links": 8,
+        "lists": 4,
+        "probes": 2,
+        "roots": 2,
+        "inner": 2,
+        "spread": 0.4,
+        "beam": 3,
+    }
     return Memory(**(values | changes))
 
 

@@ -2,7 +2,8 @@
 
 ACC@1 and ACC@5 of every method in conf/grounding, over numbers of facts and wordings, with the adapters at
 `paths.adapters`. The figures go to grounding.json, with the number of facts that were generated, the place of
-the right fact of every question to grounding.parquet, both in the run's folder.
+the right fact of every question to grounding.parquet, both in the run's folder; with them, how far the names
+in the questions lead to the facts, of all and of those that were missed among the most facts.
 """
 
 import json
@@ -20,9 +21,10 @@ from tqdm import tqdm
 
 from pipeline.config import ConfigError, Paths, UserError, stage
 from pipeline.evaluation.distractors import add_distractors
-from pipeline.evaluation.environment import provenance
-from pipeline.evaluation.grounding import DEPTH, Grounding, places, probes
+from pipeline.evaluation.environment import overridden, provenance
+from pipeline.evaluation.grounding import AS_ASKED, DEPTH, Grounding, places, probes
 from pipeline.evaluation.intervals import bootstrap
+from pipeline.evaluation.misses import Misses
 from pipeline.evaluation.variants import Variant
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.settings import Memory
@@ -55,6 +57,8 @@ def grounding(
     sizes = sorted(set(grounding.sizes))
     rows: list[dict[str, Any]] = []
     generated: dict[str, Any] = {}
+    misses = Misses(graph)
+    missed: dict[str, list[tuple[str, int]]] = {}
     variants = [chosen(text, memory) for text in grounding.methods]
     if sizes[-1] > most:
         refuse_rotate(variants, most)
@@ -78,13 +82,20 @@ def grounding(
                         for probe, place in zip(asked, seen, strict=True)
                     ]
                 progress.update()
+            known_by = [(probe.texts[AS_ASKED], probe.facts[0]) for probe in asked]
+            first = (place == 1 for place in found[AS_ASKED])
+            missed.setdefault(variant.name, []).extend(
+                one for one, right in zip(known_by, first, strict=True) if not right
+            )
     pq.write_table(pa.Table.from_pylist(rows), out / "grounding.parquet", compression="zstd")
     figures = {
         "facts": most,
         "generated": {"vectors": grounding.distractors, "sizes": generated},
         "accuracy": accuracy(rows, grounding.bootstrap_samples),
+        "missed": {name: misses.count(these) for name, these in missed.items()},
     }
-    told = provenance("python -m pipeline.benchmark grounding", grounding.seeds) | {"figures": figures}
+    command = overridden("python -m pipeline.benchmark grounding")
+    told = provenance(command, grounding.seeds) | {"figures": figures}
     (out / "grounding.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

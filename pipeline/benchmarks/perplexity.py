@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.config import Paths, UserError, stage
-from pipeline.evaluation.environment import provenance
+from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import resampled_means
 from pipeline.evaluation.variants import Variant
 from pipeline.kg.facts import Graph
@@ -84,7 +84,7 @@ def perplexity(
             tables.append(_scored(system, halves(system.reader, perplexity), perplexity.batch_size, entry))
         nats = np.mean(tables, axis=0)
         figures[entry] = {"texts": len(nats)} | _ratios(nats, perplexity)
-    told = provenance("python -m pipeline.benchmark perplexity", perplexity.seeds)
+    told = provenance(overridden("python -m pipeline.benchmark perplexity"), perplexity.seeds)
     told |= {"facts": int(graph.live(0).sum()), "figures": figures}
     (out / "perplexity.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.config import Paths, UserError, stage
-from pipeline.evaluation.environment import provenance
+from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import bootstrap
 from pipeline.evaluation.variants import Variant
 from pipeline.kg.facts import Graph, read_table
@@ -101,7 +101,7 @@ def speed(
             figures.setdefault(entry, {})[str(size)] = summary(
                 timed(system, texts, size, speed, title), speed
             )
-    told = provenance("python -m pipeline.benchmark speed", [speed.seed])
+    told = provenance(overridden("python -m pipeline.benchmark speed"), [speed.seed])
     told |= {"facts": int(graph.live(0).sum()), "settings": asdict(speed), "figures": figures}
     (out / "speed.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pipeline.config import Paths, stage
-from pipeline.evaluation.environment import provenance
+from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import bootstrap, paired
 from pipeline.evaluation.runs import Evaluate, run
 from pipeline.evaluation.summary import Bootstrap, per_question, refusal_auroc, summarise
@@ -75,7 +75,7 @@ def variants(
         entry: _figures(rows, tables[first] if entry != first else None, evaluate, how)
         for entry, rows in tables.items()
     }
-    told = provenance("python -m pipeline.benchmark variants", variants.seeds)
+    told = provenance(overridden("python -m pipeline.benchmark variants"), variants.seeds)
     told |= {"facts": int(graph.live(0).sum()), "splits": evaluate.splits, "kinds": evaluate.kinds}
     (out / "variants.json").write_text(
         json.dumps(told | {"figures": figures}, indent=1) + "\n", encoding="utf-8"

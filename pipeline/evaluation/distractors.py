@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from pipeline.config import UserError
 from pipeline.memory.names import Names
-from pipeline.memory.store import KnowledgeMemory, slot_key
+from pipeline.memory.planning import slot_key
+from pipeline.memory.store import KnowledgeMemory
 
 VECTORS = ("mixed", "encoded")
 """Where the vectors of new names come from; see `add_distractors`."""

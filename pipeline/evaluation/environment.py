@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 
 from pipeline.config import ROOT
 
@@ -24,6 +26,12 @@ def provenance(command: str, seeds: Sequence[int] = ()) -> dict[str, Any]:
         "machine": machine(),
         "seeds": list(seeds),
     }
+
+
+def overridden(command: str) -> str:
+    """Return `command` with the values that this run of it was given; its folders say nothing elsewhere."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return " ".join([command, *(shlex.quote(one) for one in given if not one.startswith("paths."))])
 
 
 def versions() -> dict[str, str]:

@@ -70,7 +70,7 @@ def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
     if backend == "exact" or len(vectors) == 0:
         return Exact(vectors)
     if backend == "hikvp":
-        return build_tree(vectors, memory.roots, memory.inner, unit=True)
+        return build_tree(vectors, memory.roots, memory.inner, memory.spread)
     try:
         import faiss
     except ImportError as error:

@@ -1,6 +1,7 @@
 """Named things with one base vector each: the entities, relations and slots of a memory."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,15 @@ from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.memory.encoder import Progress, TextEncoder
+
+
+class New(NamedTuple):
+    """Names that a memory doesn't hold yet."""
+
+    keys: Sequence[str]
+    texts: Sequence[str]
+    vectors: Float[Tensor, "E P"]
+    """Unit vectors of the texts in float16."""
 
 
 class Names:
@@ -62,33 +72,55 @@ class Names:
                 )
         return found
 
+    def encoded(self, texts: Mapping[str, str], progress: Progress | None = None) -> New:
+        """Return the keys of `texts` that are new with their texts' vectors; nothing is added.
+
+        Raises:
+            UserError: the vectors are of another length than those held.
+        """
+        fresh = {key: text for key, text in texts.items() if key not in self._rows}
+        if not fresh:
+            return New([], [], torch.empty(0, 0, dtype=torch.float16))
+        vectors = self._encoder.encode(list(fresh.values()), progress)
+        self._check(vectors)
+        return New(list(fresh), list(fresh.values()), vectors.half())
+
     def add(self, texts: Mapping[str, str], progress: Progress | None = None) -> None:
         """Add the keys of `texts` that are new, with their texts."""
-        fresh = {key: text for key, text in texts.items() if key not in self._rows}
-        if fresh:
-            vectors = self._encoder.encode(list(fresh.values()), progress)
-            self._append(list(fresh), list(fresh.values()), vectors)
+        new = self.encoded(texts, progress)
+        if new.keys:
+            self.restore(*new)
 
     def restore(self, keys: Sequence[str], texts: Sequence[str], vectors: Float[Tensor, "E P"]) -> None:
-        """Add rows whose vectors are known already."""
+        """Add rows whose vectors are known already.
+
+        Raises:
+            ValueError: there are not as many of each, or a key is known already.
+            UserError: the vectors are of another length than those held.
+        """
         if not len(keys) == len(texts) == len(vectors):
             raise ValueError(
                 f"{len(keys)} keys, {len(texts)} texts and {len(vectors)} vectors don't fit together"
             )
-        self._append(keys, texts, vectors)
-
-    def _append(self, keys: Sequence[str], texts: Sequence[str], vectors: Float[Tensor, "E P"]) -> None:
-        if self._vectors is not None and vectors.shape[1] != self._vectors.shape[1]:
-            raise UserError(
-                f"encoder {self._encoder.name} gives vectors of length {vectors.shape[1]}, but the "
-                f"memory holds some of length {self._vectors.shape[1]}; run the stage `index` with it"
-            )
+        rows = {key: len(self.keys) + i for i, key in enumerate(keys)}
+        if len(rows) < len(keys) or not rows.keys().isdisjoint(self._rows):
+            raise ValueError("a key is there twice")
+        if not len(keys) and self._vectors is not None:
+            return
+        self._check(vectors)
         device = self._encoder.device
         # Rounded to what a snapshot keeps, so that a memory searches alike before and after it is reopened.
         held = vectors.half().to(
             device=device, dtype=torch.float16 if device.type == "cuda" else torch.float32
         )
         self._vectors = held if self._vectors is None else torch.cat([self._vectors, held])
-        self._rows.update({key: len(self.keys) + i for i, key in enumerate(keys)})
-        self.keys += keys
         self.texts += texts
+        self.keys += keys
+        self._rows.update(rows)
+
+    def _check(self, vectors: Float[Tensor, "E P"]) -> None:
+        if self._vectors is not None and vectors.shape[1] != self._vectors.shape[1]:
+            raise UserError(
+                f"encoder {self._encoder.name} gives vectors of length {vectors.shape[1]}, but the "
+                f"memory holds some of length {self._vectors.shape[1]}; run the stage `index` with it"
+            )

@@ -33,6 +33,8 @@ class Memory:
     """k_R of HiKVP: clusters of clusters that a search goes into (AtlasKV: 128)."""
     inner: int
     """k_I of HiKVP: clusters that it goes into (AtlasKV: 64)."""
+    spread: float
+    """How much of the spread of a cluster's keys its score is raised by in HiKVP; AtlasKV's is 0."""
     beam: int
     """Facts of the first hop whose tails are gone on from, for methods of two hops; 0 stays there."""
 
@@ -46,7 +48,8 @@ class Memory:
                 raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
         if self.beam < 0:
             raise ValueError(f"memory.beam must be at least 0, not {self.beam}")
-        if not 0 <= self.relation_weight < math.inf:
-            raise ValueError(f"memory.relation_weight must be 0 or more, not {self.relation_weight}")
+        for name in ("relation_weight", "spread"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"memory.{name} must be 0 or more, not {getattr(self, name)}")
         if self.k > self.N:
             raise ValueError(f"memory.k ({self.k}) must not exceed memory.N ({self.N})")

@@ -1,8 +1,11 @@
 """The knowledge memory: facts that can be searched by a question and changed while it is in use."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,15 +13,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.config import UserError
-from pipeline.memory import snapshot
+from pipeline.memory import generations, snapshot
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.ann import Searcher, searcher
+from pipeline.memory.changes import Change
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Candidates, Fact, Key, Query, Receipt
 from pipeline.memory.names import Names
+from pipeline.memory.planning import planned, slot_key, slot_text
 from pipeline.memory.scoring import Scoring
 from pipeline.memory.settings import Memory
-from pipeline.memory.triples import Triples
+from pipeline.memory.triples import Triple, Triples
 from pipeline.shapes import CandidateFacts
 
 BATCH = 64
@@ -45,6 +50,8 @@ class KnowledgeMemory:
         self._slot_of = np.empty(0, dtype=np.int64)
         self._index: Adjacency | None = None
         self._searcher: Searcher | None = None
+        self._writing = RLock()  # one change at a time
+        self._state = RLock()  # held while a change is carried out, and while a search takes what it needs
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -81,33 +88,39 @@ class KnowledgeMemory:
             UserError: a new entity or relation comes without a name, or a field is empty; nothing is
                 changed then.
         """
-        for fact in facts:
-            if not all(part.strip() for part in fact.key):
-                raise UserError(f"fact {str(fact)!r}: head, relation and tail must not be empty")
-        ends = [(f.head, f.head_label) for f in facts] + [(f.tail, f.tail_label) for f in facts]
-        entities = self.entities.fresh(ends, "entity")
-        relations = self.relations.fresh([(f.relation, f.relation_noun) for f in facts], "relation")
-        self.entities.add(entities, progress)
-        self.relations.add(relations, progress)
-        wanted = [
-            (self.entities.row(f.head), self.relations.row(f.relation), self.entities.row(f.tail))
-            for f in facts
+        with self._writing:
+            change = planned(facts, self._names, self.settings.layout, progress)
+            if replace:
+                change = dataclasses.replace(change, removed=self._others(change.written))
+            rows, gone = self._commit(change)
+        entities, relations = (len(change.new[kind].keys) for kind in ("entities", "relations"))
+        return Receipt(rows, entities, relations, sorted(gone))
+
+    def _others(self, written: Sequence[Key]) -> list[Key]:
+        """Return the facts that hold in the slots of `written` without being among them."""
+        slots = dict.fromkeys(key[:2] for key in written if key[0] in self.entities)
+        keep = set(written)
+        held = [
+            self._key(row)
+            for head, relation in slots
+            if relation in self.relations
+            for row in self.slot(self.entities.row(head), self.relations.row(relation))
         ]
-        slots = len(self.slots)
-        if self.settings.layout == "slot":
-            self._add_slots([(head, relation) for head, relation, _ in wanted], progress)
-        superseded: set[int] = set()
-        if replace:
-            keep = set(wanted)
-            for head, relation in {(head, relation) for head, relation, _ in wanted}:
-                held = self.slot(head, relation)
-                superseded |= {row for row in held if tuple(self.triples[row].tolist()) not in keep}
-            self._facts.remove(superseded)
-        rows = self._facts.add(wanted)
-        self._index = None
-        if self.settings.layout == "factored" or len(self.slots) != slots:
-            self._searcher = None
-        return Receipt(rows, len(entities), len(relations), sorted(superseded))
+        return [key for key in held if key not in keep]
+
+    def _commit(self, change: Change) -> tuple[list[int], list[int]]:
+        """Carry out a change that was checked; return the ids written and removed."""
+        with self._state:
+            for kind, new in change.new.items():
+                if new.keys:
+                    self._names[kind].restore(*new)
+            gone = [row for key in change.removed if (row := self.find(*key)) is not None]
+            self._facts.remove(gone)
+            rows = self._facts.add([self._triple(key) for key in change.written])
+            self._index = None
+            if self.settings.layout == "factored" or ("slots" in change.new and change.new["slots"].keys):
+                self._searcher = None
+        return rows, gone
 
     def append(self, rows: Int[np.ndarray, "n 3"]) -> list[int]:
         """Let facts hold in bulk; return their ids, in the order given.
@@ -115,16 +128,19 @@ class KnowledgeMemory:
         Args:
             rows: of head, relation and tail, which are known, as are the slots in the slot layout.
         """
-        found = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
-        self._index = self._searcher = None
+        with self._writing, self._state:
+            found = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
+            self._index = self._searcher = None
         return found
 
     def add_slots(self, progress: Progress | None = None) -> None:
         """Give every slot a vector, whatever the layout, so that a snapshot can be opened with either."""
-        self._add_slots([(head, relation) for head, relation, _ in self.triples.tolist()], progress)
-
-    def _add_slots(self, slots: Iterable[tuple[int, int]], progress: Progress | None) -> None:
-        self.slots.add({slot_key(h, r): self.slot_text(h, r) for h, r in slots}, progress)
+        with self._writing:
+            wanted = {slot_key(h, r): self.slot_text(h, r) for h, r, _ in self.triples.tolist()}
+            new = self.slots.encoded(wanted, progress)
+            if new.keys:
+                with self._state:
+                    self.slots.restore(*new)
 
     def delete(self, facts: Iterable[Key]) -> Receipt:
         """Remove facts by stable key; they are not found by the next search.
@@ -132,37 +148,33 @@ class KnowledgeMemory:
         Raises:
             UserError: a fact is not in the memory; nothing is removed then.
         """
-        rows: dict[int, None] = {}
-        for key in facts:
-            row = self.find(*key)
-            if row is None:
-                raise UserError(f"fact {' | '.join(key)!r}: not in the memory, so it can't be deleted")
-            rows[row] = None
-        self._facts.remove(rows)
-        self._index = None
-        if self.settings.layout == "factored":
-            self._searcher = None
-        return Receipt(list(rows))
+        keys = list(dict.fromkeys(facts))
+        with self._writing:
+            for key in keys:
+                if self.find(*key) is None:
+                    raise UserError(f"fact {' | '.join(key)!r}: not in the memory, so it can't be deleted")
+            _, gone = self._commit(Change(removed=keys))
+        return Receipt(gone)
 
     def find(self, head: str, relation: str, tail: str) -> int | None:
         """Return the id of the live fact with that stable key, or None."""
         if not (head in self.entities and relation in self.relations and tail in self.entities):
             return None
-        return self._facts.find(
-            (self.entities.row(head), self.relations.row(relation), self.entities.row(tail))
-        )
+        with self._state:
+            return self._facts.find(self._triple((head, relation, tail)))
 
     def fact(self, row: int) -> Fact:
         """Return the fact with the id `row`, names included."""
         head, relation, tail = self.triples[row].tolist()
-        return Fact(
-            self.entities.keys[head],
-            self.relations.keys[relation],
-            self.entities.keys[tail],
-            self.entities.texts[head],
-            self.relations.texts[relation],
-            self.entities.texts[tail],
-        )
+        names = self.entities.texts[head], self.relations.texts[relation], self.entities.texts[tail]
+        return Fact(*self._key(row), *names)
+
+    def _key(self, row: int) -> Key:
+        head, relation, tail = self.triples[row].tolist()
+        return self.entities.keys[head], self.relations.keys[relation], self.entities.keys[tail]
+
+    def _triple(self, key: Key) -> Triple:
+        return self.entities.row(key[0]), self.relations.row(key[1]), self.entities.row(key[2])
 
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
@@ -171,7 +183,7 @@ class KnowledgeMemory:
 
     def slot_text(self, head: int, relation: int) -> str:
         """Return the key of a slot, as KG2KV words it."""
-        return f"the {self.relations.texts[relation]} of {self.entities.texts[head]}"
+        return slot_text(self.entities.texts[head], self.relations.texts[relation])
 
     def facts_of(self, entity: int) -> list[int]:
         """Return the ids of the live facts whose head is `entity`."""
@@ -187,9 +199,10 @@ class KnowledgeMemory:
         Facts of one slot follow each other.
         """
         wanted = n or self.settings.N
-        if not len(self) or not len(query.key):
-            return Candidates.none(len(query.key), wanted, self.device)
-        scoring, nearest = self._scoring, self._nearest()
+        with self._state:  # a change goes on beside what is taken here, not into it
+            if not len(self) or not len(query.key):
+                return Candidates.none(len(query.key), wanted, self.device)
+            scoring, nearest = self._scoring, self._nearest()
         starts = range(0, len(query.key), BATCH)
         parts = [scoring.search(query.rows(i, i + BATCH), wanted, nearest) for i in starts]
         return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -221,10 +234,11 @@ class KnowledgeMemory:
     @property
     def adjacency(self) -> Adjacency:
         """The live facts by head and by slot, rebuilt after a change."""
-        if self._index is None:
-            sizes = len(self.entities), len(self.slots)
-            self._index = Adjacency(self.triples, self._slots(), self._facts.alive, *sizes, self.device)
-        return self._index
+        with self._state:
+            if self._index is None:
+                sizes = len(self.entities), len(self.slots)
+                self._index = Adjacency(self.triples, self._slots(), self._facts.alive, *sizes, self.device)
+            return self._index
 
     def _slots(self) -> Int[np.ndarray, " M"]:
         """Return the slot row of each fact; zeros in the factored layout, which has none."""
@@ -237,8 +251,9 @@ class KnowledgeMemory:
 
     @property
     def _scoring(self) -> Scoring:
-        vectors = self.entities.vectors, self.relations.vectors, self.slots.vectors
-        return Scoring(self.adjacency, *vectors, self.settings)
+        with self._state:
+            vectors = self.entities.vectors, self.relations.vectors, self.slots.vectors
+            return Scoring(self.adjacency, *vectors, self.settings)
 
     def _nearest(self) -> Searcher:
         """Return what searches the slots, or the entities that head a fact: others would take a place."""
@@ -258,21 +273,28 @@ class KnowledgeMemory:
         snapshot.write(folder, self._names, self._facts)
 
     @classmethod
-    def open(cls, folder: Path, settings: Memory, encoder: TextEncoder) -> "KnowledgeMemory":
-        """Return the memory that `snapshot` wrote to `folder`; the encoder is not needed until a name is new.
+    def open(cls, folder: Path, settings: Memory, encoder: TextEncoder) -> Self:
+        """Return the memory in `folder`; the encoder is not needed until a name is new.
+
+        It may be what `snapshot` wrote or the folder of a `DurableMemory`, which another process may write
+        to meanwhile. Changes to what is returned are not written to the folder.
 
         Raises:
             UserError: a file is missing or damaged, or the layout needs vectors that aren't there.
         """
-        memory = cls(settings, encoder)
-        memory._facts = snapshot.read(folder, memory._names)
-        if settings.layout == "slot" and len(memory) and not len(memory.slots):
-            raise UserError(
-                f"{folder}: holds no slot vectors, which memory.layout=slot needs; run the stage `index`"
-            )
+        while True:
+            generation, memory = generations.current(folder), cls(settings, encoder)
+            try:
+                memory._facts, since = generations.read(folder, memory._names, encoder.name)
+                break
+            except UserError:
+                if generations.current(folder) == generation:  # else it was merged meanwhile
+                    raise
+        KnowledgeMemory._commit(memory, since)  # a subclass would write it again
+        if settings.layout == "slot" and len(memory):
+            if not len(memory.slots) and generation is None:
+                raise UserError(
+                    f"{folder}: holds no slot vectors, which memory.layout=slot needs; run the stage `index`"
+                )
+            memory.add_slots()
         return memory
-
-
-def slot_key(head: int, relation: int) -> str:
-    """Return the key that `KnowledgeMemory.slots` knows the slot of two rows by."""
-    return f"{head}/{relation}"

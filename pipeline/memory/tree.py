@@ -23,6 +23,24 @@ ROUNDS = 6
 Found = tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]
 Pool = Callable[[Float[Tensor, "B Q c"]], Float[Tensor, "B c"]]
 
+GATHERED = 1 << 27
+"""Numbers of candidates' keys that are gathered at a time: half a gibibyte in float32."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Clusters of one level.
+
+    Args:
+        keys: mean key of each cluster.
+        reach: what a unit query's score of each cluster is raised by, for keys that stand out of its mean.
+        below: rows of the level below in each cluster; -1 where it has fewer than ⌈∛M⌉.
+    """
+
+    keys: Float[Tensor, "c P"]
+    reach: Float[Tensor, " c"]
+    below: Int[Tensor, "c S"]
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -30,19 +48,15 @@ class Tree:
 
     Args:
         leaves: the keys.
-        inner: mean key of each cluster of keys, perhaps scaled.
-        roots: mean key of each cluster of clusters, likewise.
-        below_inner: rows of `leaves` in each cluster; -1 where it has fewer than ⌈∛M⌉.
-        below_root: rows of `inner` in each cluster of clusters, likewise.
+        inner: clusters of keys.
+        roots: clusters of clusters.
         roots_kept: k_R (AtlasKV: 128).
         inner_kept: k_I (AtlasKV: 64).
     """
 
     leaves: Float[Tensor, "M P"]
-    inner: Float[Tensor, "I P"]
-    roots: Float[Tensor, "R P"]
-    below_inner: Int[Tensor, "I S"]
-    below_root: Int[Tensor, "R S"]
+    inner: Level
+    roots: Level
     roots_kept: int
     inner_kept: int
 
@@ -62,25 +76,41 @@ class Tree:
             pool: makes one score of a candidate's inner products with the row's queries, at every level.
         """
         queries = queries.to(self.leaves.dtype)
-        every = torch.arange(len(self.roots), device=queries.device).expand(len(queries), -1)
-        _, roots = _best(queries, self.roots, every, self.roots_kept, pool)
-        _, inner = _best(queries, self.inner, self.below_root[roots].flatten(1), self.inner_kept, pool)
-        below = self.below_inner[inner.clamp(min=0)].masked_fill(inner[..., None] < 0, -1).flatten(1)
+        widest = max(self.roots_kept * self.roots.below.shape[1], self.inner_kept * self.inner.below.shape[1])
+        rows = max(1, GATHERED // (min(widest, len(self.leaves)) * queries.shape[-1]))
+        parts = [self._descend(queries[i : i + rows], n, pool) for i in range(0, max(len(queries), 1), rows)]
+        best, found = zip(*parts, strict=True)
+        return torch.cat(best), torch.cat(found)
+
+    def _descend(self, queries: Float[Tensor, "B Q P"], n: int, pool: Pool) -> Found:
+        roots = torch.arange(len(self.roots.keys), device=queries.device).expand(len(queries), -1)
+        inner = _below(queries, self.roots, roots, self.roots_kept, pool)
+        leaves = _below(queries, self.inner, inner, self.inner_kept, pool)
         wanted = min(n, len(self.leaves))
-        best, rows = _best(queries, self.leaves, below, wanted, pool)
+        logits = torch.einsum("bqp,bcp->bqc", queries, _at(self.leaves, leaves))
+        best, rows = _best(logits, leaves, wanted, pool)
         missing = wanted - rows.shape[1]
         return F.pad(best.float(), (0, missing), value=-torch.inf), F.pad(rows.clamp(min=0), (0, missing))
 
 
+def _below(
+    queries: Float[Tensor, "B Q P"], level: Level, rows: Int[Tensor, "B c"], kept: int, pool: Pool
+) -> Int[Tensor, "B k"]:
+    """Return what the best `kept` of each row's own clusters of a level hold; -1 where there is none."""
+    logits = torch.einsum("bqp,bcp->bqc", queries, _at(level.keys, rows))
+    reach = queries.norm(dim=-1, keepdim=True) * _at(level.reach, rows)[:, None]
+    _, best = _best(logits + reach, rows, kept, pool)
+    return _at(level.below, best).masked_fill(best[..., None] < 0, -1).flatten(1)
+
+
+def _at(values: Tensor, rows: Int[Tensor, "B c"]) -> Tensor:
+    return values[rows.clamp(min=0)]
+
+
 def _best(
-    queries: Float[Tensor, "B Q P"],
-    keys: Float[Tensor, "n P"],
-    rows: Int[Tensor, "B c"],
-    kept: int,
-    pool: Pool,
+    logits: Float[Tensor, "B Q c"], rows: Int[Tensor, "B c"], kept: int, pool: Pool
 ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
-    """Return the best `kept` of each row's own `rows` of `keys`; a row of -1 scores -inf and stays -1."""
-    logits = torch.einsum("bqp,bcp->bqc", queries, keys[rows.clamp(min=0)])
+    """Return the best `kept` of each row's own `rows`; a row of -1 scores -inf and stays -1."""
     none = rows < 0
     scores = pool(logits.masked_fill(none[:, None], torch.finfo(logits.dtype).min)).masked_fill(
         none, -torch.inf
@@ -90,7 +120,7 @@ def _best(
 
 
 def build_tree(
-    keys: Float[Tensor, "M P"], roots_kept: int, inner_kept: int, unit: bool = False, seed: int = 0
+    keys: Float[Tensor, "M P"], roots_kept: int, inner_kept: int, spread: float = 0.0, seed: int = 0
 ) -> Tree:
     """Return the tree over `keys`.
 
@@ -98,8 +128,9 @@ def build_tree(
         keys: at least one.
         roots_kept: k_R.
         inner_kept: k_I.
-        unit: whether the keys of clusters are scaled to length 1. The mean of keys that point apart is short,
-            so that a search for unit vectors passes over wide clusters; AtlasKV leaves it as it is.
+        spread: a cluster's score for a query q is q·μ + spread·|q|·σ, where σ² is the mean squared distance
+            of its keys from their mean μ. AtlasKV scores by the mean alone (0): that of keys which point
+            apart is short, so that wide clusters are passed over whatever they hold.
         seed: of where each 2-means begins.
 
     Raises:
@@ -109,13 +140,15 @@ def build_tree(
         raise ValueError("a tree needs at least one key")
     size = cube_root(len(keys))
     draw = torch.Generator().manual_seed(seed)
-    below_inner = clusters(keys, size, draw)
-    inner = means(keys, below_inner)
-    below_root = clusters(inner, size, draw)
-    roots = means(inner, below_root)
-    if unit:
-        inner, roots = F.normalize(inner, dim=-1), F.normalize(roots, dim=-1)
-    return Tree(keys, inner, roots, below_inner, below_root, roots_kept, inner_kept)
+    squares = keys.float().square().sum(dim=-1, keepdim=True)
+    levels = []
+    below, squared = keys, squares
+    for _ in range(2):
+        members = clusters(below, size, draw)
+        below, squared = means(below, members), means(squared, members)
+        variance = (squared[:, 0] - below.float().square().sum(dim=-1)).clamp(min=0)
+        levels.append(Level(below, spread * variance.sqrt().to(keys.dtype), members))
+    return Tree(keys, levels[0], levels[1], roots_kept, inner_kept)
 
 
 def cube_root(number: int) -> int:

@@ -16,6 +16,7 @@ ATTENTION = (
     "test_vector",
     "test_states",
     "test_fact_attention",
+    "test_invariants",
 )
 """Test modules that hold the attention family to its formulas."""
 

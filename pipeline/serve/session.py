@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import UserError
-from pipeline.serve.changes import Change, Editor, relation_labels
+from pipeline.memory import generations
+from pipeline.memory.durable import DurableMemory
+from pipeline.memory.statements import Editor
+from pipeline.serve.changes import Change, relation_labels
 from pipeline.serve.start import Started, shared_paths, start
 
 LONGEST = 1000
@@ -61,14 +64,23 @@ class Session:
         memory: Path | str | None = None,
         facts: Path | str | None = None,
         k: int | None = None,
+        write: bool = False,
     ) -> "Session":
         """Return a session; see `pipeline.serve.start.start` for what is taken by default.
+
+        With `write`, every change is in the folder `memory` before it is acknowledged, and no other process
+        can write to it until `close` or the end of this one.
 
         Raises:
             UserError: a folder or file is missing or damaged.
         """
         places = [None if place is None else Path(place) for place in (adapter, memory, facts)]
-        return cls(start(places[0], places[1], places[2], k))
+        return cls(start(places[0], places[1], places[2], k, write))
+
+    def close(self) -> None:
+        """Let other processes write to the memory's folder, where this session may."""
+        if isinstance(self.system.memory, DurableMemory):
+            self.system.memory.close()
 
     def ask(self, question: str) -> Answer:
         """Return the answer to `question`.
@@ -129,14 +141,25 @@ class Session:
         return Change([], self._editor.delete(statements), [], [], time.perf_counter() - began)
 
     def save(self, folder: Path) -> None:
-        """Write the memory to `folder`, whole or not at all; other files in there stay."""
-        self.system.memory.add_slots()
+        """Write the memory to `folder`, whole or not at all; other files in there stay.
+
+        A session that writes to that folder has done so already.
+
+        Raises:
+            UserError: the folder is one whose changes are in a journal, opened without `write`.
+        """
+        memory = self.system.memory
+        if isinstance(memory, DurableMemory) and folder.resolve() == memory.folder.resolve():
+            return
+        if generations.current(folder) is not None:
+            raise UserError(f"{folder}: keeps its changes in a journal; open the session with write=True")
+        memory.add_slots()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             fresh, former = Path(scratch) / "fresh", Path(scratch) / "former"
             if folder.is_dir():
                 shutil.copytree(folder, fresh)
-            self.system.memory.snapshot(fresh)
+            memory.snapshot(fresh)
             if folder.is_dir():
                 folder.rename(former)
             fresh.rename(folder)

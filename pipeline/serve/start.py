@@ -10,6 +10,8 @@ import yaml
 
 from pipeline.config import CONF, ROOT, ConfigError, Paths, UserError, section
 from pipeline.kg.sources.triples import read_triples
+from pipeline.memory import generations
+from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact
 from pipeline.memory.settings import Memory
@@ -42,7 +44,9 @@ def shared_paths() -> Paths:
     return paths
 
 
-def start(adapter: Path | None, memory: Path | None, facts: Path | None, k: int | None) -> Started:
+def start(
+    adapter: Path | None, memory: Path | None, facts: Path | None, k: int | None, write: bool = False
+) -> Started:
     """Return the trained system on its memory.
 
     Args:
@@ -50,9 +54,11 @@ def start(adapter: Path | None, memory: Path | None, facts: Path | None, k: int 
         memory: folder of the memory; by default the one of the stage `index`, else the example facts.
         facts: a file of facts to take in place of a memory.
         k: facts that the language model reads; by default as trained.
+        write: whether every change is in the folder `memory` before it is acknowledged. A new folder begins
+            with `facts`; by default with the memory of the stage `index`, else the example facts.
 
     Raises:
-        UserError: one of them is missing or damaged, or k is out of its range.
+        UserError: one of them is missing or damaged, k is out of its range, or the folder isn't writable.
     """
     paths = shared_paths()
     folder = _adapter(adapter, paths.adapters / "ours")
@@ -66,12 +72,33 @@ def start(adapter: Path | None, memory: Path | None, facts: Path | None, k: int 
     texts = TextEncoder(encoder, device)
     if facts is None and memory is None and not paths.index.is_dir():
         facts = EXAMPLES
-    place = facts or memory or paths.index
-    held = filled(place, settings, texts) if facts else KnowledgeMemory.open(place, settings, texts)
+    held: KnowledgeMemory
+    if write:
+        if memory is None:
+            raise UserError("changes are to be kept, but in no folder; name one by --memory")
+        place, held = memory, _kept(memory, facts, settings, texts)
+    else:
+        place = facts or memory or paths.index
+        held = filled(place, settings, texts) if facts else KnowledgeMemory.open(place, settings, texts)
     system = OurSystem(method, Reader(lm, device), texts, held)
     load_adapter(system, folder)
     system.eval()
     return Started(system, folder, place)
+
+
+def _kept(folder: Path, facts: Path | None, settings: Memory, texts: TextEncoder) -> DurableMemory:
+    """Return the memory in `folder`, open for writing; see `start` for what a new one begins with."""
+    if generations.current(folder) is not None:
+        if facts is not None:
+            raise UserError(f"{folder}: is there already, so it can't begin with {facts}; name a new folder")
+        return DurableMemory.begun(folder, settings, texts)
+    index = shared_paths().index
+    if facts is None and index.is_dir():
+        first = KnowledgeMemory.open(index, settings, texts)
+    else:
+        first = filled(facts or EXAMPLES, settings, texts)
+    first.add_slots()
+    return DurableMemory.begun(folder, settings, texts, start=first)
 
 
 def configuration(folder: Path) -> tuple[Ours, Memory, LanguageModel, Encoder]:

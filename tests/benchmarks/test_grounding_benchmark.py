@@ -50,6 +50,9 @@ def test_every_method_is_measured_at_every_size_with_every_seed(
     rows = pq.read_table(out / "grounding.parquet").to_pandas()
     assert len(rows) == 2 * 3 * 2 * 2 * 3  # methods, sizes, seeds, wordings, questions
     assert told["figures"]["facts"] == most
+    for name, causes in told["figures"]["missed"].items():
+        last = figures[name]["as_asked"][str(most + 30)]
+        assert sum(causes.values()) == round((1 - last["acc1"]["mean"]) * last["questions"])
     generated = told["figures"]["generated"]
     assert generated["vectors"] == "mixed"
     [(size, made)] = generated["sizes"].items()

@@ -2,6 +2,8 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
 from pipeline.config import ConfigError, UserError, section
 from pipeline.evaluation import environment
@@ -169,3 +171,15 @@ def test_the_machine_is_described_without_its_name(tmp_path):
     listing.write_text("processor\t: 0\nmodel name\t: A fast one\n", encoding="utf-8")
     assert environment.processor(listing) == "A fast one"
     assert environment.processor(tmp_path / "absent")
+
+
+def test_a_command_is_told_with_the_values_it_was_given_but_without_folders(tmp_path):
+    assert environment.overridden("python -m x") == "python -m x"
+    (tmp_path / "config.yaml").write_text("k: 1\ntexts: []\npaths: {kv: here}\n", encoding="utf-8")
+    given = ["k=3", "texts=[a b]", "paths.kv=there"]
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        HydraConfig.instance().set_config(compose("config", given, return_hydra_config=True))
+    try:
+        assert environment.overridden("python -m x") == "python -m x k=3 'texts=[a b]'"
+    finally:
+        HydraConfig.instance().cfg = None

@@ -1,13 +1,17 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Key, Query
+from pipeline.memory.store import KnowledgeMemory
 from tests.memory.small import KEY_LISTS, ask, fact, filled, slow_scores
+from tests.tiny import memory_settings
 
 LAYOUTS = ("factored", "slot")
 BASE: list[Key] = [
@@ -178,3 +182,23 @@ def test_approximate_backends_find_the_same_where_they_look_everywhere(
     other.upsert([fact(("Q5", "P2", "Q0"))])
     exact.upsert([fact(("Q5", "P2", "Q0"))])
     torch.testing.assert_close(other.search(query).scores, exact.search(query).scores, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("count", [1, 2, 7, 512, 513, 10_000])
+def test_a_tree_that_prunes_nothing_finds_what_the_exact_search_does(
+    texts: TextEncoder, layout: str, count: int
+) -> None:
+    """`count` entities that head a fact each, or slots, are what the tree holds."""
+    vectors = F.normalize(torch.randn(count, texts.dimension, generator=torch.manual_seed(0)), dim=-1)
+    names = [f"Q{i}" for i in range(count)]
+    found = []
+    for backend in ("exact", "hikvp"):
+        kept = {"roots": count + 1, "inner": count + 1, "entities": 20}
+        memory = KnowledgeMemory(memory_settings(layout=layout, backend=backend, **kept), texts)
+        memory.entities.restore(names, names, vectors)
+        memory.relations.restore(["P0"], ["capital"], vectors[:1])
+        memory.slots.restore([f"{i}/0" for i in range(count)], names, vectors)
+        memory.append(np.array([(i, 0, 0) for i in range(count)]))
+        found.append(memory.search(ask(texts, 4), 5))
+    same(*found)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from pipeline.memory import tree as tree_module
 from pipeline.memory.ann import Exact
 from pipeline.memory.tree import build_tree, clusters, cube_root, means
 
@@ -44,13 +45,13 @@ def test_what_a_pruned_search_returns_are_the_keys_it_names(count: int) -> None:
 def test_three_levels_hold_every_key_once_in_balanced_clusters(count: int) -> None:
     tree = build_tree(keys(count), 2, 2)
     size = cube_root(count)
-    for members, below in ((tree.below_inner, count), (tree.below_root, len(tree.inner))):
+    for members, below in ((tree.inner.below, count), (tree.roots.below, len(tree.inner.keys))):
         held = members[members >= 0]
         assert sorted(held.tolist()) == list(range(below))
         sizes = (members >= 0).sum(dim=1)
         assert members.shape == (-(-below // size), size)
         assert sizes.max() - sizes.min() <= 1
-    assert len(tree.roots) <= size
+    assert len(tree.roots.keys) <= size
 
 
 @given(count=st.integers(1, 3_000), size=st.integers(1, 40), seed=st.integers(0, 99))
@@ -89,17 +90,34 @@ def test_a_cluster_key_is_the_mean_of_its_members() -> None:
     torch.testing.assert_close(means(vectors, torch.tensor([[0, 4, -1], [1, 2, 3]])), expected)
 
 
-def test_unit_keys_of_clusters_find_wide_clusters_too() -> None:
+def test_the_reach_of_a_cluster_is_the_spread_of_its_keys() -> None:
+    vectors = keys(27) * torch.linspace(0.5, 2, 27)[:, None]
+    plain, wide = build_tree(vectors, 1, 1), build_tree(vectors, 1, 1, spread=0.5)
+    assert not any(level.reach.any() for level in (plain.inner, plain.roots))
+    held = vectors[wide.inner.below]
+    for level, members in ((wide.inner, held), (wide.roots, held[wide.roots.below].flatten(1, 2))):
+        around = members - members.mean(dim=1, keepdim=True)
+        sigma = around.square().sum(dim=-1).mean(dim=-1).sqrt()
+        torch.testing.assert_close(level.reach, 0.5 * sigma)
+
+
+def test_clusters_that_reach_further_are_not_passed_over() -> None:
     narrow = F.normalize(keys(1) + 0.01 * keys(32, seed=2), dim=-1)
     wide = F.normalize(0.3 * keys(1) + keys(1, seed=1) + 1.3 * keys(32, seed=3), dim=-1)
     vectors = torch.cat([narrow, wide])
-    plain, scaled = (build_tree(vectors, ALL, 1, unit=unit) for unit in (False, True))
-    torch.testing.assert_close(scaled.inner.norm(dim=-1), torch.ones(len(scaled.inner)))
-    torch.testing.assert_close(scaled.roots.norm(dim=-1), torch.ones(len(scaled.roots)))
-    assert (plain.inner.norm(dim=-1) < 0.999).any()
     right = (wide @ vectors.T).argmax(dim=-1)
-    found = [(tree.search(wide, 1)[1][:, 0] == right).float().mean() for tree in (plain, scaled)]
+    trees = [build_tree(vectors, ALL, 1, spread) for spread in (0.0, 0.4)]
+    found = [(tree.search(wide, 1)[1][:, 0] == right).float().mean() for tree in trees]
     assert found[1] > found[0]
+
+
+def test_what_is_gathered_in_parts_is_found_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = build_tree(keys(513), 3, 5, spread=0.4)
+    whole = tree.search(keys(7, seed=1), 9)
+    monkeypatch.setattr(tree_module, "GATHERED", 1)
+    for part, other in zip(tree.search(keys(7, seed=1), 9), whole, strict=True):
+        torch.testing.assert_close(part, other)
+    assert tree.search(keys(7)[:0], 9)[0].shape == (0, 9)
 
 
 @given(number=st.integers(1, 10**12))

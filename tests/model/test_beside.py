@@ -22,6 +22,7 @@ from tests.tiny import FAMILIES, tiny_language_model
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
 BASE = 12
+SIZES = [1, 2, 7, 512, 513, 10_000]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -116,6 +117,17 @@ def test_blocks_and_a_tree_that_prunes_nothing_read_what_all_at_once_does(reader
             torch.testing.assert_close(other, row, rtol=1e-3, atol=1e-4)
     pruned = logits(reader, QUESTIONS, pruning=Pruning(tree, 2))
     assert any((row - other).abs().max() > 1e-3 for row, other in zip(flat, pruned, strict=True))
+
+
+@pytest.mark.parametrize("count", SIZES)
+def test_a_tree_that_prunes_nothing_is_flat_at_every_size(reader: Reader, count: int) -> None:
+    tokens = reader.tokens(QUESTIONS)
+    facts = beside(reader, tokens.mask, count)
+    tree = build_tree(facts.bank.keys * facts.scale[:, None], count, count)
+    flat = logits(reader, QUESTIONS, count=count, block=4096)
+    found = logits(reader, QUESTIONS, count=count, pruning=Pruning(tree, count))
+    for row, other in zip(flat, found, strict=True):
+        torch.testing.assert_close(other, row, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

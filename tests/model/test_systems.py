@@ -1,6 +1,5 @@
-"""What holds for every system: gradients, frozen models, batches, replies and updates."""
+"""What holds for every system: losses, replies and updates; see test_invariants.py for the rest."""
 
-import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,12 +19,6 @@ from tests.model.tiny_systems import closed_book, dysk, opened, ours, rag, shake
 from tests.tiny import SmallWorld
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
-RELATION_HEAD = {
-    "heads.map",
-    "heads.relation_log_scale",
-    *(f"heads.relation.{part}.{kind}" for part in ("inner", "outer") for kind in ("weight", "bias")),
-}
-
 Opened = Callable[..., Any]
 
 
@@ -37,83 +30,12 @@ def make(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> Opened:
     return made
 
 
-def digest(system: System) -> str:
-    """Return a hash of every weight of the frozen models."""
-    found = hashlib.sha256()
-    system.encoder.encode(["loaded"])
-    for model in (system.reader.lm, system.encoder._model):
-        for name, value in model.state_dict().items():
-            found.update(name.encode() + value.numpy().tobytes())
-    return found.hexdigest()
-
-
 def step(system: System, optimizer: torch.optim.Optimizer, examples: list[Example]) -> float:
     random.seed(0)
     optimizer.zero_grad()
     parts = system.losses(examples)
     parts["loss"].backward()
     return parts["loss"].item()
-
-
-@pytest.mark.parametrize(
-    ("method", "memory", "beta", "unreached"),
-    [
-        (ours(), {}, 0.0, {"correction.map.weight"}),
-        (ours(), {}, 1.0, set()),
-        (ours(), {"layout": "slot"}, 0.0, {"correction.map.weight", *RELATION_HEAD}),
-        (ours(question="states"), {}, 0.0, {"correction.map.weight"}),
-        (ours(letters=True), {}, 0.0, {"correction.map.weight"}),
-        (rag(), {}, 0.0, set()),
-        (vector(), {}, 0.0, set()),
-        (vector(alpha=1.0, scored=9, pooling="mean"), {}, 0.0, set()),
-        (dysk(), {}, 0.0, set()),
-        (dysk(fusion="norm", space="rotate", dense=True), {}, 0.0, set()),
-    ],
-    ids=[
-        "ours",
-        "ours with correction",
-        "ours with slots",
-        "ours by states",
-        "ours with letters",
-        "rag",
-        "vector",
-        "vector with L_Aux",
-        "dysk",
-        "dysk norm",
-    ],
-)
-def test_gradients_reach_every_parameter_and_nothing_else(
-    method: Method, memory: dict[str, Any], beta: float, unreached: set[str], make: Opened
-) -> None:
-    """At the second step: what multiplies a zero of the start gets its first gradient then.
-
-    The correction gets none while its weight is zero, and the relation head none where slots have vectors
-    of their own: the score doesn't depend on them.
-    """
-    system = make(method, **memory)
-    if "correction.beta" in system.state_dict():
-        system.correction.beta.fill_(beta)
-    before = digest(system)
-    start = {name: parameter.detach().clone() for name, parameter in system.named_parameters()}
-    optimizer = torch.optim.Adam(system.parameters(), lr=0.01, eps=1e-30)  # moves by any gradient above 0
-    examples = some_examples(system)
-    with system.attached():
-        step(system, optimizer, examples)
-        optimizer.step()
-        step(system, optimizer, examples)
-        optimizer.step()
-    found = {
-        name
-        for name, parameter in system.named_parameters()
-        if parameter.grad is None or not parameter.grad.abs().max() > 0
-    }
-    assert found == unreached
-    moved = {name for name, parameter in system.named_parameters() if not torch.equal(parameter, start[name])}
-    assert moved == start.keys() - unreached
-    assert digest(system) == before
-    for model in (system.reader.lm, system.encoder._model):
-        assert all(p.grad is None and not p.requires_grad for p in model.parameters())
-        assert not model.training
 
 
 @pytest.mark.parametrize("method", [ours(), rag(), vector(), dysk()], ids=["ours", "rag", "vector", "dysk"])
@@ -126,28 +48,6 @@ def test_a_few_steps_lower_the_loss(method: Method, make: Opened) -> None:
             losses.append(step(system, optimizer, some_examples(system)))
             optimizer.step()
     assert losses[-1] < losses[0]
-
-
-@pytest.mark.parametrize(
-    "method",
-    [ours(), ours(letters=True, hops=2), rag(), dysk(), vector(), closed_book()],
-    ids=["ours", "ours with all", "rag", "dysk", "vector", "closed_book"],
-)
-def test_a_batch_is_answered_as_its_questions_alone(method: Method, make: Opened) -> None:
-    """Equal texts and facts; weights up to the rounding of float32 in another order of summation (1e-4)."""
-    system = make(method)
-    shaken(system, 0.05)
-    with system.attached():
-        together = system.reply(QUESTIONS)
-        for row, question in enumerate(QUESTIONS):
-            system.forget()
-            alone = system.reply([question])
-            assert alone.texts == [together.texts[row]]
-            assert alone.facts == [together.facts[row]]
-            assert alone.candidates == [together.candidates[row]]
-            assert alone.refused == [together.refused[row]]
-            assert alone.weights[0] == pytest.approx(together.weights[row], rel=1e-4, abs=1e-6)
-            assert alone.refusal == pytest.approx([together.refusal[row]], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["factored", "slot"])

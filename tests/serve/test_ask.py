@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.ask import ask
 from pipeline.config import ROOT, UserError
+from pipeline.serve.session import Session
 from pipeline.serve.start import EXAMPLES, PRETRAINED
 
 QUESTION = "What is the capital of Aland?"
@@ -48,6 +49,15 @@ def test_saved_changes_stay(trained, tmp_path):
     assert f"Saved to {tmp_path / 'mine'}." in told
     kept = ask([*words, "--delete", "France | capital | Lyon"])
     assert "- The capital of France is Lyon." in kept
+
+
+def test_changes_are_saved_to_a_folder_that_keeps_a_journal(trained, tmp_path):
+    Session.open(trained.adapter, tmp_path / "mine", trained.facts, write=True).close()
+    words = ["--adapter", str(trained.adapter), "--memory", str(tmp_path / "mine")]
+    change = ["--upsert", "France | capital | Lyon"]
+    assert "for this call only" in ask([*words, *change])
+    assert f"Saved to {tmp_path / 'mine'}." in ask([*words, *change, "--save"])
+    assert "- The capital of France is Lyon." in ask([*words, "--delete", "France | capital | Lyon"])
 
 
 def test_json_holds_all_that_is_printed(words):

@@ -1,7 +1,8 @@
 import pytest
 
 from pipeline.config import UserError
-from pipeline.serve.changes import LONGEST, parse, relation_labels
+from pipeline.memory.statements import LONGEST, parse
+from pipeline.serve.changes import relation_labels
 
 
 def test_a_statement_has_three_parts():

@@ -135,3 +135,42 @@ def test_another_adapter_is_refused(text, words, trained, tmp_path):
         (folder / "adapter.json").write_text(text)
     with pytest.raises(UserError, match=words):
         Session.open(folder, trained.memory)
+
+
+def test_a_session_that_writes_keeps_each_change_at_once(trained, tmp_path):
+    folder = tmp_path / "mine"
+    session = Session.open(trained.adapter, folder, trained.facts, write=True)
+    session.upsert("France | capital | Lyon")
+    asked = session.ask("What is the capital of France?").facts
+    other = Session.open(trained.adapter, folder)
+    assert other.system.memory.find("France", "capital", "local:Lyon") is not None
+    assert other.ask("What is the capital of France?").facts == asked
+    other.upsert("France | capital | Nice")
+    with pytest.raises(UserError, match=r"mine: keeps its changes in a journal; open the session with write"):
+        other.save(folder)
+    with pytest.raises(UserError, match=r"\(this one\) has it open for writing"):
+        Session.open(trained.adapter, folder, write=True)
+    session.save(folder)
+    session.close()
+    again = Session.open(trained.adapter, folder, write=True)
+    again.delete("France | capital | Lyon")
+    again.close()
+    other.close()
+    last = Session.open(trained.adapter, folder).system.memory
+    assert last.find("France", "capital", "local:Lyon") is None
+    assert last.find("France", "currency", "euro") is not None
+
+
+def test_writing_begins_with_the_index_or_the_examples(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"changes are to be kept, but in no folder; name one by --memory"):
+        Session.open(trained.adapter, write=True)
+    session = Session.open(trained.adapter, "examples", write=True)
+    assert session.system.memory.find("France", "capital", "Paris") is not None
+    session.close()
+    with pytest.raises(UserError, match=r"examples: is there already, so it can't begin with"):
+        Session.open(trained.adapter, "examples", trained.facts, write=True)
+    shutil.copytree(trained.memory, start.shared_paths().index)
+    session = Session.open(trained.adapter, "mine", write=True)
+    assert session.system.memory.find("Q0", "P36", "C0") is not None
+    session.close()

@@ -27,6 +27,7 @@ class Labels:
         self.kind = kind
         self._names = names
         self._others = dict(others or {})
+        self._given: dict[str, str] = {}
         self._seen = 0
         self._exact: defaultdict[str, list[str]] = defaultdict(list)
         self._folded: defaultdict[str, list[str]] = defaultdict(list)
@@ -57,10 +58,13 @@ class Labels:
     def key(self, name: str) -> str:
         """Return the key of what `name` means, a new one where the memory knows no such thing.
 
+        A new name gets the same key in whatever case it comes again.
+
         Raises:
             UserError: several things have this label.
         """
-        return self.find(name) or f"local:{' '.join(name.split())}"
+        name = " ".join(name.split())
+        return self.find(name) or self._given.setdefault(name.casefold(), f"local:{name}")
 
     def label(self, key: str) -> str:
         """Return the text of the thing with that key, which must be known."""

@@ -2,8 +2,8 @@ import pytest
 
 from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.labels import SHOWN, Labels
 from pipeline.memory.names import Names
-from pipeline.serve.labels import SHOWN, Labels
 
 
 @pytest.fixture

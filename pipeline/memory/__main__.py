@@ -1,0 +1,203 @@
+"""Looks after a memory's folder: `python -m pipeline.memory import facts.tsv --folder mine`.
+
+What is changed is in the folder when the command ends. The layout and the encoder are those of params.yaml.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from pipeline.config import CONF, ConfigError, UserError, choices, section
+from pipeline.memory.durable import DurableMemory
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.facts import Fact, Query
+from pipeline.memory.journal import POLICIES
+from pipeline.memory.lines import facts
+from pipeline.memory.settings import Memory
+from pipeline.memory.statements import Editor, cleaned
+from pipeline.memory.store import KnowledgeMemory
+from pipeline.memory.verify import contents, repair, verify
+from pipeline.weights import Encoder
+
+CHUNK = 1024
+"""Facts that are written at once: one record of the journal."""
+SHOWN = 20
+"""Lines that an import lists of those it skipped."""
+PATIENCE = 5
+"""Seconds after which a progress bar appears."""
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.memory", description=(__doc__ or "").partition("\n\n")[2]
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--folder", type=Path, required=True, help="folder of the memory")
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    writing = argparse.ArgumentParser(add_help=False, parents=[shared])
+    writing.add_argument("--start", type=Path, help="memory that a new folder begins with (default: none)")
+    writing.add_argument(
+        "--sync", choices=POLICIES, default="always", help="when a change is on disk (default: always)"
+    )
+    fact = "HEAD | RELATION | TAIL"
+
+    taken = commands.add_parser("import", parents=[writing], help="add the facts of a file")
+    taken.add_argument("file", help="one fact a line, tab-separated or as JSON objects; - reads the input")
+    taken.add_argument("--skip", action="store_true", help="pass over lines that are no fact, and list them")
+    written = commands.add_parser("upsert", parents=[writing], help="write facts, by label or key")
+    written.add_argument("facts", nargs="+", metavar=fact)
+    written.add_argument("--keep", action="store_true", help="let other facts of the same slots stand")
+    deleted = commands.add_parser("delete", parents=[writing], help="delete facts, by label or key")
+    deleted.add_argument("facts", nargs="+", metavar=fact)
+    found = commands.add_parser("search", parents=[shared], help="show the facts nearest to a text")
+    found.add_argument("text")
+    found.add_argument("--count", type=int, default=10, help="facts to show (default: 10)")
+    checked = commands.add_parser("verify", parents=[shared], help="read everything and check it")
+    checked.add_argument("--repair", action="store_true", help="set aside what stands behind a damaged place")
+    commands.add_parser("merge", parents=[writing], help="fold the journal into a new snapshot")
+    commands.add_parser("stats", parents=[shared], help="say what the folder holds")
+    return parser
+
+
+def run(words: Sequence[str], settings: Memory, encoder: Encoder) -> str:
+    """Return what the command with these words prints.
+
+    Args:
+        words: the command line.
+        settings: layout and sizes of the search.
+        encoder: what turns names into vectors.
+
+    Raises:
+        UserError: something in them, or a file that they name, can't be used.
+    """
+    given = options().parse_args(words)
+    texts = TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu")
+    if given.command == "verify":
+        aside = repair(given.folder, texts) if given.repair else None
+        result = asdict(verify(given.folder, settings, texts)) | ({"set_aside": str(aside)} if aside else {})
+    elif given.command in ("stats", "search"):
+        memory = KnowledgeMemory.open(given.folder, settings, texts)
+        if given.command == "stats":
+            result = asdict(contents(given.folder, memory))
+        else:
+            result = {"facts": _search(memory, texts, cleaned(given.text), given.count)}
+    else:
+        start = KnowledgeMemory.open(given.start, settings, texts) if given.start else None
+        with DurableMemory.begun(given.folder, settings, texts, given.sync, start) as memory:
+            result = _changed(memory, given) | {"facts_held": len(memory)}
+    return json.dumps(result, indent=1, ensure_ascii=False) + "\n" if given.json else _plain(result)
+
+
+def _changed(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]:
+    """Carry out a command that writes and return what it did."""
+    if given.command == "merge":
+        memory.merge()
+        return asdict(contents(given.folder, memory))
+    if given.command == "import":
+        return _import(memory, given.file, given.skip)
+    editor = Editor(memory)
+    if given.command == "delete":
+        return {"deleted": editor.delete(given.facts)}
+    rows, superseded, notes = editor.upsert(given.facts, replace=not given.keep)
+    return {
+        "written": list(map(memory.text, rows)),
+        "superseded": list(map(memory.text, superseded)),
+        "notes": notes,
+    }
+
+
+def _import(memory: DurableMemory, file: str, skip: bool) -> dict[str, Any]:
+    """Add the facts of a file, some at a time.
+
+    Raises:
+        UserError: a line is no fact and `skip` isn't given; the facts before it are in the memory then.
+    """
+    editor = Editor(memory)
+    skipped: list[str] = []
+    count = 0
+
+    def named() -> Iterator[Fact]:
+        nonlocal count
+        for number, found in tqdm(facts(file), "import", unit=" facts", delay=PATIENCE, disable=None):
+            try:
+                if isinstance(found, UserError):
+                    raise found
+                yield editor.named(found)
+            except UserError as error:
+                where = "" if isinstance(found, UserError) else f"{file}, line {number}: "
+                if not skip:
+                    raise UserError(f"{where}{error}; or pass over such lines by --skip") from error
+                count += 1
+                skipped.extend([f"{where}{error}"] if len(skipped) < SHOWN else [])
+
+    lines = named()
+    written, more, fault = 0, True, None
+    while more:
+        chunk: list[Fact] = []
+        try:
+            for fact in islice(lines, CHUNK):
+                chunk.append(fact)  # noqa: PERF402 - those before a faulty line are kept
+        except UserError as error:
+            fault = error
+        more = bool(chunk) and fault is None
+        written += len(set(memory.upsert(chunk).facts)) if chunk else 0
+    if fault is not None:
+        raise UserError(f"{fault} ({written} facts before it are in the memory)") from fault
+    return {"imported": written, "skipped": count, "skipped_lines": skipped}
+
+
+def _search(memory: KnowledgeMemory, texts: TextEncoder, text: str, count: int) -> list[dict[str, Any]]:
+    """Return the facts whose entity and relation are nearest to `text`, with their scores."""
+    if count < 1:
+        raise UserError(f"--count must be at least 1, not {count}")
+    vector = texts.encode([text])
+    found = memory.search(Query(vector, vector), count)
+    pairs = zip(found.facts[0].tolist(), found.scores[0].tolist(), strict=True)
+    return [
+        {"key": memory.fact(row).key, "text": memory.text(row), "score": score}
+        for row, score in pairs
+        if row >= 0
+    ]
+
+
+def _plain(result: dict[str, Any]) -> str:
+    lines: list[str] = []
+    for name, value in result.items():
+        if isinstance(value, list):
+            lines += [f"{name}: none" if not value else f"{name}:", *map(_item, value)]
+        else:
+            lines.append(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+    return "\n".join([*lines, ""])
+
+
+def _item(value: Any) -> str:
+    return f"  {value['score']:.3f}  {value['text']}" if isinstance(value, dict) else f"  {value}"
+
+
+def chosen(kind: Any, group: str) -> Any:
+    """Return the section that params.yaml chooses of `group`, as `kind`."""
+    file = CONF / group / f"{choices()[group]}.yaml"
+    return section(kind, yaml.safe_load(file.read_text(encoding="utf-8")), group)
+
+
+def main(words: Iterable[str]) -> None:
+    """Print what the command does, and turn what the user can put right into one line."""
+    try:
+        sys.stdout.write(run(list(words), chosen(Memory, "memory"), chosen(Encoder, "encoder")))
+    except (ConfigError, UserError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,203 @@
+"""A memory's folder: a snapshot, a journal of what changed since, and a manifest that says which.
+
+    manifest.json        the generation that counts, the encoder, the checksums of the snapshot's files
+    base-000003/         its snapshot
+    journal-000003       what changed since
+    lock                 number of the process that writes
+
+A new generation is written beside the old one and counts once the manifest is replaced, which is one rename.
+A plain snapshot, as the stage `index` writes it, is a memory too; DVC knows its files by their checksums, so
+it is only read, and a folder to write to begins with a copy of it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from pipeline.config import UserError
+from pipeline.memory import snapshot
+from pipeline.memory.changes import Change, decoded, folded
+from pipeline.memory.disk import remove, sync_folder, write_whole
+from pipeline.memory.journal import Journal
+from pipeline.memory.names import Names
+from pipeline.memory.records import DamageError, records
+from pipeline.memory.triples import Triples
+
+MANIFEST = "manifest.json"
+VERSION = 1
+OURS = re.compile(r"(base|journal)-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One state of a memory's folder, as its manifest names it."""
+
+    version: int
+    number: int
+    first: int
+    """Number of the first record of its journal."""
+    encoder: str
+    """Name of the encoder that the vectors are from."""
+    files: dict[str, str]
+    """SHA-256 of each file of the snapshot."""
+
+    def base(self, folder: Path) -> Path:
+        """Return the folder of the snapshot."""
+        return folder / f"base-{self.number:06d}"
+
+    def journal(self, folder: Path) -> Path:
+        """Return the file of the journal."""
+        return folder / f"journal-{self.number:06d}"
+
+
+def current(folder: Path) -> Generation | None:
+    """Return the generation that counts in `folder`, None where it isn't written to by changes.
+
+    Raises:
+        UserError: the manifest can't be read; the text says what to do.
+    """
+    file = folder / MANIFEST
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or values.get("version") != VERSION:
+            raise ValueError(f"not of version {VERSION}")
+        generation = Generation(**values)
+        plain = int(generation.number), int(generation.first), str(generation.encoder), dict(generation.files)
+        return Generation(VERSION, *plain)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        left = sorted(path.name for path in folder.glob("base-*"))
+        raise UserError(
+            f"{file}: damaged ({error}); restore it from a copy of the folder (it holds {', '.join(left)})"
+        ) from error
+
+
+def read(folder: Path, names: Mapping[str, Names], encoder: str) -> tuple[Triples, Change]:
+    """Fill `names`, which are empty, from the snapshot in `folder`; return its facts and what changed since.
+
+    Raises:
+        DamageError: the journal holds what was never written to it.
+        UserError: another file is missing or damaged, or another encoder is needed.
+    """
+    generation = current(folder)
+    if generation is None:
+        return snapshot.read(folder, names), Change()
+    if generation.encoder != encoder:
+        raise UserError(
+            f"{folder}: its vectors are from the encoder {generation.encoder}, not {encoder}; choose that "
+            "one (`encoder` in params.yaml), or import the facts into a new folder"
+        )
+    base = generation.base(folder)
+    try:
+        facts = snapshot.read(base, names)
+    except UserError as error:
+        reason = str(error).partition("(")[2].rpartition(";")[0].removesuffix(")")
+        raise UserError(f"{base}: damaged ({reason}); restore the folder from a copy of it") from error
+    return facts, journaled(folder, generation, {kind: set(part.keys) for kind, part in names.items()})
+
+
+def journaled(folder: Path, generation: Generation, known: Mapping[str, set[str]]) -> Change:
+    """Return what changed since the snapshot of `generation`, whose names are `known`; they are added to.
+
+    Raises:
+        DamageError: a record is no change, or changes what isn't there.
+        UserError: the journal is missing.
+    """
+    file = generation.journal(folder)
+    changes: list[Change] = []
+    try:
+        for record in records(file):
+            try:
+                change = decoded(record.payload)
+                for kind, new in change.new.items():
+                    if len(set(new.keys)) < len(new.keys) or not known[kind].isdisjoint(new.keys):
+                        raise ValueError(f"{kind} that are known come as new")
+                    known[kind].update(new.keys)
+                for head, relation, tail in [*change.written, *change.removed]:
+                    if not ({head, tail} <= known["entities"] and relation in known["relations"]):
+                        raise ValueError(f"{head} | {relation} | {tail} holds an unknown name")
+            except (ValueError, TypeError, KeyError) as error:
+                raise DamageError(file, record.start, f"record {record.number}: {error}") from error
+            if not changes and record.number != generation.first:
+                raise DamageError(file, 0, f"begins with record {record.number}, not {generation.first}")
+            changes.append(change)
+    except OSError as error:
+        raise UserError(
+            f"{file}: can't be read ({error.strerror}); restore the folder from a copy of it"
+        ) from error
+    return folded(changes)
+
+
+def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[Path], None]) -> Generation:
+    """Write generation `number` beside the present one and let it count from now on.
+
+    Args:
+        folder: of the memory; it is locked.
+        number: larger than every number before.
+        first: number of the first record of its journal.
+        encoder: name of the encoder that the vectors are from.
+        write: writes the snapshot to the folder that it is given.
+
+    Raises:
+        UserError: there is no room, or the disk fails; the generation before still counts.
+    """
+    planned = Generation(VERSION, number, first, encoder, {})
+    base, journal = planned.base(folder), planned.journal(folder)
+    try:
+        shutil.rmtree(base, ignore_errors=True)
+        write(base)
+        generation = Generation(VERSION, number, first, encoder, _checksums(base))
+        sync_folder(base)
+        Journal.create(journal, first)
+        write_whole(folder / MANIFEST, json.dumps(asdict(generation), indent=1).encode() + b"\n")
+    except (OSError, SafetensorError) as error:
+        counting = current(folder)
+        if counting is None or counting.number != number:
+            shutil.rmtree(base, ignore_errors=True)
+            journal.unlink(missing_ok=True)
+        raise UserError(
+            f"{folder}: a new snapshot can't be written ({error}), so it is as it was; free as much space as "
+            "the folder takes and try again"
+        ) from error
+    return generation
+
+
+def _checksums(base: Path) -> dict[str, str]:
+    """Bring the files of `base` to disk and return the SHA-256 of each."""
+    found = {}
+    for file in sorted(base.iterdir()):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def clean(folder: Path) -> None:
+    """Remove what interrupted merges left in `folder`, which is locked.
+
+    Raises:
+        UserError: without a manifest there are changes that nothing else holds.
+    """
+    generation = current(folder)
+    left = [(path, match) for path in folder.iterdir() if (match := OURS.fullmatch(path.name))]
+    for path, match in left:
+        changed = int(match[2]) > 1 or (match[1] == "journal" and any(True for _ in records(path)))
+        if generation is None and changed:
+            raise UserError(
+                f"{folder / MANIFEST}: missing, though {path.name} holds changes; restore it from a copy of "
+                "the folder, or name another folder"
+            )
+    sync_folder(folder)  # what counts must be on disk before anything else goes
+    for path, match in left:
+        if generation is None or int(match[2]) != generation.number:
+            remove(path)
+    for part in [*folder.glob(f".{MANIFEST}.part"), *folder.glob(".journal-*.part")]:
+        remove(part)
