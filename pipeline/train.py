@@ -35,6 +35,8 @@ from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
 log = logging.getLogger(__name__)
+QUESTIONS = 4000
+"""Questions at most of either kind, with and without an answer, that texts are told from."""
 
 
 @stage
@@ -186,7 +188,8 @@ def fit_retrieval(
         answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (judged, pool.unanswerable))
         fit_null(system, answerable, without, unanswerable, settings, _bar)
     if settings.texts:
-        questions = draw.sample([*known, *pool.unanswerable], min(settings.texts, len(known)))
+        questions = draw.sample(known, min(len(known), QUESTIONS))
+        questions += draw.sample(list(pool.unanswerable), min(len(pool.unanswerable), QUESTIONS))
         fit_asking(system, questions, settings.texts, draw, _bar)
     return accuracy
 

@@ -1,9 +1,10 @@
 r"""Whether a text asks for a fact at all.
 
 The null fact is taught by questions that no fact answers. A text that asks nothing is another thing: its
-names may be in the memory, and nothing should be read. With the directions of what it would ask for,
+names may be in the memory, and nothing should be read. How a text is worded tells: with the language model's
+token embeddings h⁰ and its states h¹ after the first layer, each part brought to unit length,
 
-.. math:: x = [\overline{q_e}; \overline{q_r}], \qquad b = w^\top x + c
+.. math:: x = [\overline{h}^ℓ; h^ℓ_T; h^ℓ_1]_{ℓ = 0, 1}, \qquad b = w^\top x + c
 
 is the logit that it asks nothing. A fact answers where one is asked for and there is one:
 p(none) = 1 - (1 - σ(a))(1 - σ(b)) with the null fact's own logit a.
@@ -17,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.memory.facts import Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.reader import Reader
 from pipeline.shapes import CandidateScores
@@ -33,31 +33,35 @@ NEVER = -100.0
 
 
 class Asking(nn.Module):
-    """The logit that a text asks nothing, linear in the directions of its query.
+    """The logit that a text asks nothing, linear in how it is worded.
 
     Args:
-        dimension: length P of a base vector.
+        hidden: C of the language model.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.zeros(2 * dimension))
+        self.register_buffer("weight", torch.zeros(2 * 3 * hidden))
         self.register_buffer("bias", torch.tensor(NEVER))
 
-    @torch.no_grad()
-    def forward(self, query: Query) -> Float[Tensor, "B 1"]:
-        """Return the logit of each text; no gradient flows into the query."""
-        return (directions(query) @ self.weight + self.bias)[:, None]
+    @property
+    def fitted(self) -> bool:
+        """Whether it has been."""
+        return bool(self.weight.any())
 
-    def fit(self, asks: Float[Tensor, "Q 2P"], tells: Float[Tensor, "T 2P"]) -> None:
+    def forward(self, worded: Float[Tensor, "B 6C"]) -> Float[Tensor, "B 1"]:
+        """Return the logit of each text."""
+        return (worded @ self.weight + self.bias)[:, None]
+
+    def fit(self, asks: Float[Tensor, "Q 6C"], tells: Float[Tensor, "T 6C"]) -> None:
         """Fit it by logistic regression, questions and texts weighing the same.
 
         Args:
-            asks: directions of questions.
-            tells: directions of texts that ask nothing.
+            asks: how questions are worded.
+            tells: how texts are worded that ask nothing.
         """
         inputs = torch.cat([asks, tells])
         target = torch.cat([asks.new_zeros(len(asks)), asks.new_ones(len(tells))])
@@ -78,9 +82,15 @@ class Asking(nn.Module):
         self.bias.copy_(bias.detach())
 
 
-def directions(query: Query) -> Float[Tensor, "B 2P"]:
-    """Return x: the directions of the entity's query and of the relation's."""
-    return torch.cat([F.normalize(query.key, dim=-1), F.normalize(query.relation, dim=-1)], dim=-1)
+@torch.no_grad()
+def worded(reader: Reader, texts: Sequence[str]) -> Float[Tensor, "B 6C"]:
+    """Return x of each text: the mean, the last and the first of its tokens, before and after layer 1."""
+    parts = []
+    for states, mask in reader.first_states(texts):
+        rows = torch.arange(len(states), device=states.device)
+        mean = (states * mask[..., None]).sum(dim=1)  # its length goes
+        parts += [mean, states[:, -1], states[rows, mask.int().argmax(dim=1)]]
+    return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1)
 
 
 def either(

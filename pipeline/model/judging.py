@@ -1,13 +1,13 @@
 """Training of what judges the candidates that were found: shared letters, the null fact, its threshold."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
 
 from pipeline.memory.facts import Candidates
-from pipeline.model.asking import directions, keys, written
+from pipeline.model.asking import NEVER, keys, worded, written
 from pipeline.model.hops import gold_paths
 from pipeline.model.letters import overlaps
 from pipeline.model.losses import auxiliary_loss
@@ -116,11 +116,11 @@ def fit_asking(
     tells = written(system.reader, system.memory, count, draw)
     if not asks or not tells:
         return
-    told = []
     texts = [*asks, *tells]
-    for start in steps(range(0, len(texts), 64), "asking"):
-        with torch.no_grad():
-            told.append(directions(system.query(texts[start : start + 64])))
+    told = [
+        worded(system.reader, texts[start : start + 64])
+        for start in steps(range(0, len(texts), 64), "asking")
+    ]
     x = torch.cat(told)
     system.asking.fit(x[: len(asks)], x[len(asks) :])
 
@@ -128,21 +128,50 @@ def fit_asking(
 def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:
     """Set the threshold so that at most `share` of answerable questions are refused, of each kind.
 
+    That is for want of a fact; as many again may be refused as asking nothing: the logit of that is moved so
+    that it alone reaches the threshold there.
+
     Args:
-        system: its null fact's threshold is set, to 0.5 at least.
+        system: its null fact's threshold is set, to 0.5 at least, and the bias of its `asking`.
         examples: answerable validation questions.
-        share: of the questions of each kind that may be refused.
+        share: of the questions of each kind that may be refused for either reason.
 
     Returns:
         The threshold, and under each kind the share of its questions that is refused with it.
     """
-    doubts: dict[str, list[float]] = {}
-    for start in range(0, len(examples), 64):
-        batch = examples[start : start + 64]
-        for example, doubt in zip(batch, system.doubt([e.text for e in batch]), strict=True):
-            doubts.setdefault(example.kind, []).append(doubt)
-    limits = [torch.tensor(values).quantile(1 - share, interpolation="higher") for values in doubts.values()]
-    system.null.threshold.fill_(max(0.5, *map(float, limits)))
+    asking = system.asking
+    bias = asking.bias.clone()
+    asking.bias.fill_(NEVER)
+    threshold = max(0.5, _limit(_doubts(system, examples), share))
+    asking.bias.copy_(bias)
+    if asking.fitted:
+        logits: dict[str, list[float]] = {}
+        for batch in _batches(examples):
+            told = asking(worded(system.reader, [example.text for example in batch]))[:, 0].tolist()
+            for example, logit in zip(batch, told, strict=True):
+                logits.setdefault(example.kind, []).append(logit)
+        asking.bias += torch.tensor(threshold).logit(eps=1e-6).to(asking.bias) - _limit(logits, share)
+    system.null.threshold.fill_(threshold)
+    doubts = _doubts(system, examples)
     threshold = float(system.null.threshold)
     refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}
     return {"threshold": threshold, **refused}
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    yield from (examples[start : start + 64] for start in range(0, len(examples), 64))
+
+
+def _doubts(system: OurSystem, examples: Sequence[Example]) -> dict[str, list[float]]:
+    """Return the doubts of the questions of each kind."""
+    doubts: dict[str, list[float]] = {}
+    for batch in _batches(examples):
+        for example, doubt in zip(batch, system.doubt([e.text for e in batch]), strict=True):
+            doubts.setdefault(example.kind, []).append(doubt)
+    return doubts
+
+
+def _limit(values: Mapping[str, Sequence[float]], share: float) -> float:
+    """Return what at most `share` of the values of each kind are above."""
+    limits = (torch.tensor(row).quantile(1 - share, interpolation="higher") for row in values.values())
+    return max(map(float, limits))

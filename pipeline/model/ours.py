@@ -13,7 +13,7 @@ from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.asking import Asking, either
+from pipeline.model.asking import Asking, either, worded
 from pipeline.model.attention import FactTokens, inject, reading
 from pipeline.model.factreader import FactReader
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
@@ -66,7 +66,7 @@ class OurSystem(System):
         )
         self.letters = LetterCorrection(method.letters_width) if method.letters else None
         self.null = NullFact(method.null_width, OVERLAPS + 3 if method.letters else 0)
-        self.asking = Asking(encoder.dimension)
+        self.asking = Asking(reader.hidden)
         self.correction = StateCorrection(reader.hidden, encoder.dimension)
         self.temperature = nn.Parameter(torch.tensor(1.0))
         self.lowrank = LowRank(
@@ -139,14 +139,15 @@ class OurSystem(System):
     @torch.no_grad()
     def doubt(self, questions: Sequence[str]) -> list[float]:
         """Return the probability that no fact answers, of each question."""
-        query = self.query(questions)
-        found = self._found(questions, query)
-        return self._doubt(found.scores, self._null(questions, query, found)).tolist()
+        found = self.found(questions)
+        return self._doubt(found.scores, self._null(questions, found)).tolist()
 
-    def _null(self, questions: Sequence[str], query: Query, found: Candidates) -> Tensor:
+    def _null(self, questions: Sequence[str], found: Candidates) -> Tensor:
         """Return the score of "no fact answers, or none is asked for" beside those of `found`."""
-        null = self.null(found.scores, self.evidence(questions, found))
-        return either(found.scores, null, self.asking(query))
+        null: Tensor = self.null(found.scores, self.evidence(questions, found))
+        if not self.asking.fitted:
+            return null
+        return either(found.scores, null, self.asking(worded(self.reader, questions)))
 
     @torch.no_grad()
     def evidence(self, questions: Sequence[str], found: Candidates) -> Float[Tensor, "B F"]:
@@ -169,7 +170,7 @@ class OurSystem(System):
         # A question without an answer teaches when to refuse, not what to find.
         held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
         found = found._replace(scores=held)
-        null = self._null(questions, query, found)
+        null = self.null(found.scores, self.evidence(questions, found))
         aux = auxiliary_loss(found.scores, gold, null)
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         rows = [row for row, example in enumerate(batch) if example.gold]
@@ -211,7 +212,7 @@ class OurSystem(System):
         found = self._found(questions, query)
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
-        null = self._null(questions, query, ranked)
+        null = self._null(questions, ranked)
         refusal = self._doubt(scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)

@@ -213,14 +213,17 @@ class Reader:
         self, questions: Sequence[str], layer: int
     ) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
         """Return the states of each bare question's tokens after `layer` layers, and which are no padding."""
-        encoded = self.encode(questions)
-        width = max(map(len, encoded))
-        ids = torch.full((len(encoded), width), self.stop)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(encoded):
-            ids[row, width - len(tokens) :] = torch.tensor(tokens)
-            mask[row, width - len(tokens) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        tokens = self.tokens(questions, form="{question}")
+        return self._states(tokens, layer), tokens.mask.bool()
+
+    @torch.no_grad()
+    def first_states(self, texts: Sequence[str]) -> list[tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]]:
+        """Return embeddings and states after the first layer of bare texts, and which are no padding."""
+        tokens = self.tokens(texts, form="{question}")
+        embedded = self.lm.get_input_embeddings()(tokens.ids)
+        return [(states.float(), tokens.mask.bool()) for states in (embedded, self._states(tokens, 1))]
+
+    def _states(self, tokens: Tokens, layer: int) -> Float[Tensor, "B T C"]:
         states: list[Tensor] = []
 
         def stop(module: Any, inputs: Any, output: Any) -> None:
@@ -229,12 +232,12 @@ class Reader:
 
         handle = decoder_layers(self.lm)[layer - 1].register_forward_hook(stop)
         try:
-            self.lm.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            self.lm.base_model(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
         except _ReachedError:
             pass
         finally:
             handle.remove()
-        return states[0], mask.bool()
+        return states[0]
 
     def early_states(self, questions: Sequence[str], layer: int) -> Float[Tensor, "B C"]:
         """Return the mean state of each bare question's tokens after `layer` layers, in float32."""

@@ -5,39 +5,46 @@ import random
 import pytest
 import torch
 
-from pipeline.memory.facts import Query
-from pipeline.model.asking import LONGEST, Asking, directions, either, keys, written
-from pipeline.model.judging import fit_asking
+from pipeline.model.asking import LONGEST, Asking, either, keys, worded, written
+from pipeline.model.judging import choose_threshold, fit_asking
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.test_retrieval import quiet
 from tests.model.tiny_systems import opened, ours, some_examples
 from tests.tiny import SmallWorld
 
 
-def queries(count: int, along: int, seed: int) -> Query:
-    """Queries that lean to one coordinate, of any length."""
-    generator = torch.Generator().manual_seed(seed)
-    key = torch.randn(count, 8, generator=generator)
-    key[:, along] += 4
-    return Query(key * 27, torch.randn(count, 8, generator=generator) * 3)
+def wordings(count: int, along: int, seed: int) -> torch.Tensor:
+    """Vectors of a width for C = 2 that lean to one coordinate."""
+    vectors = torch.randn(count, 12, generator=torch.Generator().manual_seed(seed))
+    vectors[:, along] += 4
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def test_two_kinds_are_told_apart_and_weigh_the_same_however_many_there_are() -> None:
-    asking = Asking(8)
-    assert (asking(queries(5, 0, 0)) == -100).all()
-    asking.fit(directions(queries(300, 0, 1)), directions(queries(60, 1, 2)))
-    asks, tells = asking(queries(100, 0, 3)), asking(queries(100, 1, 4))
+    asking = Asking(2)
+    assert not asking.fitted
+    assert (asking(wordings(5, 0, 0)) == -100).all()
+    asking.fit(wordings(300, 0, 1), wordings(60, 1, 2))
+    assert asking.fitted
+    asks, tells = asking(wordings(100, 0, 3)), asking(wordings(100, 1, 4))
     assert (asks < 0).float().mean() > 0.95
     assert (tells > 0).float().mean() > 0.95
-    asking.fit(directions(queries(300, 0, 1)), directions(queries(300, 0, 5)))
-    assert asking(queries(200, 0, 6)).sigmoid().mean() == pytest.approx(0.5, abs=0.1)
+    asking.fit(wordings(300, 0, 1), wordings(300, 0, 5))
+    assert asking(wordings(200, 0, 6)).sigmoid().mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_length_of_a_query_says_nothing() -> None:
-    asking = Asking(8)
-    asking.fit(directions(queries(30, 0, 1)), directions(queries(30, 1, 2)))
-    query = queries(5, 2, 3)
-    torch.testing.assert_close(asking(query), asking(Query(query.key * 7, query.relation / 3)))
+def test_a_text_is_worded_the_same_in_a_batch_and_alone_and_by_its_first_word_too(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    reader = opened(ours(), world, lm, encoder).reader
+    texts = ["who?", "What is the capital of the country of the longest river?", "Rain fell."]
+    both = worded(reader, texts)
+    assert both.shape == (3, 6 * reader.hidden)
+    alone = torch.cat([worded(reader, [text]) for text in texts])
+    torch.testing.assert_close(both, alone, atol=1e-4, rtol=0)
+    parts = worded(reader, ["Who fell.", "Rain fell."]).view(2, 2, 3, reader.hidden)
+    assert torch.equal(parts[0, 0, 1], parts[1, 0, 1])  # the last token, not yet mixed with the others
+    assert not torch.equal(parts[0, 0, 2], parts[1, 0, 2])  # the first
 
 
 def test_no_answer_is_no_fact_that_fits_or_nothing_asked() -> None:
@@ -91,3 +98,21 @@ def test_fitting_raises_the_doubt_of_texts_and_changes_nothing_else(
     assert rise.min() >= 0
     still = torch.tensor(system.doubt([example.text for example in examples])) - torch.tensor(asked)
     assert rise.mean() > 5 * still.mean()
+
+
+def test_questions_that_look_like_texts_are_refused_as_rarely_as_is_wished(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    examples = some_examples(system, 20)
+    torch.manual_seed(0)
+    fit_asking(system, examples[:10], 24, random.Random(0), quiet)
+    system.asking.bias += 50  # every text seems to ask nothing
+    told = choose_threshold(system, examples, 0.1)
+    doubts = system.doubt([example.text for example in examples])
+    refused = sum(doubt > told["threshold"] for doubt in doubts)
+    assert refused <= 4  # a tenth for either reason
+    texts = written(system.reader, system.memory, 24, random.Random(1))
+    assert sum(doubt > told["threshold"] for doubt in system.doubt(texts)) > len(texts) / 2
+    silent = choose_threshold(opened(ours(), world, lm, encoder), examples, 0.0)
+    assert silent["template"] == 0.0
