@@ -87,7 +87,7 @@ def test_the_stage_writes_an_adapter_its_curve_and_figures(
     if isinstance(method, Ours):
         assert figures["refusal"]["threshold"] == state["null.threshold"].item()
         assert figures["refusal"].keys() == {"threshold", "template", "human"}
-    chosen = {"correction.beta", "null.threshold", "asking.weight", "asking.bias"}
+    chosen = {"correction.beta", "null.threshold", "asking.weight", "asking.bias", "asking.limit"}
     count = sum(value.numel() for name, value in state.items() if name not in chosen)
     assert figures["parameters"] == count
     assert ("correction" in figures) == (out / "retrieval.csv").is_file() == isinstance(method, Ours)

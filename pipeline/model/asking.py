@@ -6,21 +6,19 @@ token embeddings h⁰ and its states h¹ after the first layer, each part brough
 
 .. math:: x = [\overline{h}^ℓ; h^ℓ_T; h^ℓ_1]_{ℓ = 0, 1}, \qquad b = w^\top x + c
 
-is the logit that it asks nothing. A fact answers where one is asked for and there is one:
-p(none) = 1 - (1 - σ(a))(1 - σ(b)) with the null fact's own logit a.
+tells how much it looks like one that asks nothing. Above a limit, set by validation questions, it is refused.
 """
 
 import random
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.reader import Reader
-from pipeline.shapes import CandidateScores
 
 OPENINGS = ("The", "In", "A", "It", "On", "He", "She", "They", "We", "I", "This", "After", "But", "For", "As")
 """Words that texts begin with."""
@@ -28,12 +26,10 @@ SHORTEST, LONGEST = 4, 24
 """Tokens of the texts that are written."""
 PENALTY = 1e-4
 """Of |w|², so that texts and questions that a line parts don't send it to infinity."""
-NEVER = -100.0
-"""c before it is fitted, in nats: every text may ask."""
 
 
 class Asking(nn.Module):
-    """The logit that a text asks nothing, linear in how it is worded.
+    """Whether a text asks for anything, by a line through how it is worded.
 
     Args:
         hidden: C of the language model.
@@ -41,20 +37,30 @@ class Asking(nn.Module):
 
     weight: Tensor
     bias: Tensor
+    limit: Tensor
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(2 * 3 * hidden))
-        self.register_buffer("bias", torch.tensor(NEVER))
+        self.register_buffer("bias", torch.tensor(0.0))
+        self.register_buffer("limit", torch.tensor(torch.inf))
 
     @property
     def fitted(self) -> bool:
-        """Whether it has been."""
-        return bool(self.weight.any())
+        """Whether it has been, and may refuse."""
+        return bool(self.limit < torch.inf)
 
-    def forward(self, worded: Float[Tensor, "B 6C"]) -> Float[Tensor, "B 1"]:
-        """Return the logit of each text."""
-        return (worded @ self.weight + self.bias)[:, None]
+    def forward(self, worded: Float[Tensor, "B 6C"]) -> Float[Tensor, " B"]:
+        """Return b of each text, in nats."""
+        logit: Float[Tensor, " B"] = worded @ self.weight + self.bias
+        return logit
+
+    def asks_nothing(self, reader: Reader, texts: Sequence[str]) -> Bool[Tensor, " B"]:
+        """Return which texts are above the limit."""
+        if not self.fitted:
+            return torch.zeros(len(texts), dtype=torch.bool, device=self.limit.device)
+        above: Bool[Tensor, " B"] = self(worded(reader, texts)) > self.limit
+        return above
 
     def fit(self, asks: Float[Tensor, "Q 6C"], tells: Float[Tensor, "T 6C"]) -> None:
         """Fit it by logistic regression, questions and texts weighing the same.
@@ -91,20 +97,6 @@ def worded(reader: Reader, texts: Sequence[str]) -> Float[Tensor, "B 6C"]:
         mean = (states * mask[..., None]).sum(dim=1)  # its length goes
         parts += [mean, states[:, -1], states[rows, mask.int().argmax(dim=1)]]
     return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1)
-
-
-def either(
-    scores: CandidateScores, null: Float[Tensor, "B 1"], nothing: Float[Tensor, "B 1"]
-) -> Float[Tensor, "B 1"]:
-    """Return the score of "no fact answers, or nothing is asked" beside the candidates' scores.
-
-    Args:
-        scores: of the candidates.
-        null: score of "no fact answers" beside them.
-        nothing: logit that nothing is asked.
-    """
-    every = torch.cat([scores.detach(), null], dim=-1).logsumexp(dim=-1, keepdim=True)
-    return torch.logaddexp(null, every + nothing)
 
 
 def written(reader: Reader, memory: KnowledgeMemory, count: int, draw: random.Random) -> list[str]:

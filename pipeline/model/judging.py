@@ -1,13 +1,13 @@
 """Training of what judges the candidates that were found: shared letters, the null fact, its threshold."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
 
 from pipeline.memory.facts import Candidates
-from pipeline.model.asking import NEVER, keys, worded, written
+from pipeline.model.asking import keys, worded, written
 from pipeline.model.hops import gold_paths
 from pipeline.model.letters import overlaps
 from pipeline.model.losses import auxiliary_loss
@@ -128,11 +128,10 @@ def fit_asking(
 def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:
     """Set the threshold so that at most `share` of answerable questions are refused, of each kind.
 
-    That is for want of a fact; as many again may be refused as asking nothing: the logit of that is moved so
-    that it alone reaches the threshold there.
+    That is for want of a fact; as many again may be refused as texts that ask nothing.
 
     Args:
-        system: its null fact's threshold is set, to 0.5 at least, and the bias of its `asking`.
+        system: its null fact's threshold is set, to 0.5 at least, and the limit of its `asking`.
         examples: answerable validation questions.
         share: of the questions of each kind that may be refused for either reason.
 
@@ -140,35 +139,27 @@ def choose_threshold(system: OurSystem, examples: Sequence[Example], share: floa
         The threshold, and under each kind the share of its questions that is refused with it.
     """
     asking = system.asking
-    bias = asking.bias.clone()
-    asking.bias.fill_(NEVER)
-    threshold = max(0.5, _limit(_doubts(system, examples), share))
-    asking.bias.copy_(bias)
-    if asking.fitted:
-        logits: dict[str, list[float]] = {}
-        for batch in _batches(examples):
-            told = asking(worded(system.reader, [example.text for example in batch]))[:, 0].tolist()
-            for example, logit in zip(batch, told, strict=True):
-                logits.setdefault(example.kind, []).append(logit)
-        asking.bias += torch.tensor(threshold).logit(eps=1e-6).to(asking.bias) - _limit(logits, share)
-    system.null.threshold.fill_(threshold)
-    doubts = _doubts(system, examples)
+    asking.limit.fill_(torch.inf)
+    system.null.threshold.fill_(max(0.5, _limit(_by_kind(examples, system.doubt), share)))
+    if asking.weight.any():
+        looks = _by_kind(examples, lambda texts: asking(worded(system.reader, texts)).tolist())
+        asking.limit.fill_(_limit(looks, share))
+    doubts = _by_kind(examples, system.doubt)
     threshold = float(system.null.threshold)
     refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}
     return {"threshold": threshold, **refused}
 
 
-def _batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    yield from (examples[start : start + 64] for start in range(0, len(examples), 64))
-
-
-def _doubts(system: OurSystem, examples: Sequence[Example]) -> dict[str, list[float]]:
-    """Return the doubts of the questions of each kind."""
-    doubts: dict[str, list[float]] = {}
-    for batch in _batches(examples):
-        for example, doubt in zip(batch, system.doubt([e.text for e in batch]), strict=True):
-            doubts.setdefault(example.kind, []).append(doubt)
-    return doubts
+def _by_kind(
+    examples: Sequence[Example], judge: Callable[[Sequence[str]], list[float]]
+) -> dict[str, list[float]]:
+    """Return what is said of the questions of each kind."""
+    told: dict[str, list[float]] = {}
+    for start in range(0, len(examples), 64):
+        batch = examples[start : start + 64]
+        for example, value in zip(batch, judge([e.text for e in batch]), strict=True):
+            told.setdefault(example.kind, []).append(value)
+    return told
 
 
 def _limit(values: Mapping[str, Sequence[float]], share: float) -> float:

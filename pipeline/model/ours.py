@@ -13,7 +13,7 @@ from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.asking import Asking, either, worded
+from pipeline.model.asking import Asking
 from pipeline.model.attention import FactTokens, inject, reading
 from pipeline.model.factreader import FactReader
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
@@ -140,14 +140,12 @@ class OurSystem(System):
     def doubt(self, questions: Sequence[str]) -> list[float]:
         """Return the probability that no fact answers, of each question."""
         found = self.found(questions)
-        return self._doubt(found.scores, self._null(questions, found)).tolist()
+        return self._doubt(questions, found.scores, self._null(questions, found)).tolist()
 
     def _null(self, questions: Sequence[str], found: Candidates) -> Tensor:
-        """Return the score of "no fact answers, or none is asked for" beside those of `found`."""
+        """Return the score of "no fact answers" beside those of `found`."""
         null: Tensor = self.null(found.scores, self.evidence(questions, found))
-        if not self.asking.fitted:
-            return null
-        return either(found.scores, null, self.asking(worded(self.reader, questions)))
+        return null
 
     @torch.no_grad()
     def evidence(self, questions: Sequence[str], found: Candidates) -> Float[Tensor, "B F"]:
@@ -155,9 +153,10 @@ class OurSystem(System):
         letters = nearest_letters(self.memory, questions, found) if self.letters else None
         return self.null.features(found.scores, found, self.heads.entity_log_scale.exp(), letters)
 
-    def _doubt(self, scores: Tensor, null: Tensor) -> Tensor:
-        """Return the null fact's share among all candidates."""
-        return torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp()
+    def _doubt(self, questions: Sequence[str], scores: Tensor, null: Tensor) -> Tensor:
+        """Return the null fact's share among all candidates; 1 where nothing is asked."""
+        share = torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp()
+        return share.masked_fill(self.asking.asks_nothing(self.reader, questions), 1.0)
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Return L = L_LM + α·L_Aux and its parts; L_LM is taken over the answerable questions."""
@@ -170,7 +169,7 @@ class OurSystem(System):
         # A question without an answer teaches when to refuse, not what to find.
         held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
         found = found._replace(scores=held)
-        null = self.null(found.scores, self.evidence(questions, found))
+        null = self._null(questions, found)
         aux = auxiliary_loss(found.scores, gold, null)
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         rows = [row for row, example in enumerate(batch) if example.gold]
@@ -213,7 +212,7 @@ class OurSystem(System):
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
         null = self._null(questions, ranked)
-        refusal = self._doubt(scores, null).tolist()
+        refusal = self._doubt(questions, scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)
         read, weights, via = [], [], []
