@@ -30,9 +30,9 @@ class Base:
 
     def __init__(self, files: Flat) -> None:
         self.files = files
-        self.tails = files["tails"]
+        self.tails = files["facts.tails"]
         """Tail of each fact."""
-        self.relations = files["relations"]
+        self.relations = files["facts.relations"]
         """Relation of each fact; ascending among the facts of a head."""
         self.starts = Offsets(files, "heads")
         """Where the facts of each entity begin."""

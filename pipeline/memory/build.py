@@ -103,7 +103,7 @@ def _facts(
     """Write the facts in order; return how many came again."""
     entities, relations = sizes
     packing = Packing(entities, relations)
-    tails, codes = files.column("tails", np.uint32), files.column("relations", packing.code)
+    tails, codes = files.column("facts.tails", np.uint32), files.column("facts.relations", packing.code)
     heads = OffsetsWriter(files, "heads")
     with Sorter(scratch, packing.largest, memory) as sorter:
         for block in facts:
@@ -155,7 +155,8 @@ class Packing:
                 wrong = column.min() if column.min() < 0 else column.max()
                 raise UserError(f"a fact names the {kind} {wrong}, but there are {size}; correct the facts")
         head, relation, tail = (column.astype(np.uint64) for column in facts.T)
-        return (head << self._relation | relation) << self._tail | tail
+        numbers: Numbers = (head << self._relation | relation) << self._tail | tail
+        return numbers
 
     def unpacked(self, numbers: Numbers) -> tuple[Int[np.ndarray, " n"], Numbers, Numbers]:
         """Return heads, relations and tails of `numbers`."""

@@ -1,7 +1,7 @@
 """Arrays in the files of one folder, written as a stream and opened as they lie on disk.
 
     arrays.json      version, what the arrays are of, type, shape and checksum of each
-    tails.bin        the array `tails`: its numbers row by row, little-endian, nothing else
+    facts.bin        the array `facts`: its numbers row by row, little-endian, nothing else
 
 Opening maps the files: it reads the list, checks that each file has its size, and reads no array.
 """

@@ -123,7 +123,7 @@ class Offsets:
     def __getitem__(self, rows: Rows) -> Rows:
         """Return where `rows` begin, each between 0 and, for the end of all, their number."""
         block = rows // BLOCK
-        starts = self._blocks[block].astype(np.int64) + self._near[rows]
+        starts: Rows = self._blocks[block].astype(np.int64) + self._near[rows]
         if len(self._wide):
             place = np.searchsorted(self._wide, block.astype(np.uint32)).clip(max=len(self._wide) - 1)
             far = np.flatnonzero(self._wide[place] == block)
@@ -140,7 +140,8 @@ class Offsets:
         rows = np.minimum(block[:, None] * BLOCK + np.arange(BLOCK), self._rows)
         starts = self[rows.reshape(-1)].reshape(rows.shape)
         # The last that begins at or before it: rows without a place begin where the next one does.
-        return block * BLOCK + (starts <= places[:, None]).sum(axis=1) - 1
+        found: Rows = block * BLOCK + (starts <= places[:, None]).sum(axis=1) - 1
+        return found
 
 
 def expand(ranges: Ranges) -> tuple[Rows, Rows]:

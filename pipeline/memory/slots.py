@@ -5,7 +5,7 @@ score alike. Of a head with many facts only the slots that score best are looked
 hold: no other fact of it could be among the n best. How many facts were left out that way is counted.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ def search(
         dead: ids of the facts that no longer hold, ascending.
         hub: facts up to which every one of a head is scored.
     """
-    questions, width = heads.shape
+    questions = len(heads)
     closeness = near.float().cpu().numpy()
     shares = relation_log_probabilities.float().cpu().numpy()
     asked, place = np.nonzero((heads.cpu().numpy() >= 0) & (closeness > -np.inf))
@@ -66,9 +66,13 @@ def search(
     if len(hubs):
         whole = np.setdiff1d(owner, hubs)
         parts, owners = [Ranges(ranges.start[whole], ranges.end[whole])], [whole]
+        known: dict[int, _Hub] = {}  # questions of a batch often share theirs
         for pair in hubs.tolist():
+            start, end = int(ranges.start[pair]), int(ranges.end[pair])
+            if start not in known:
+                known[start] = _Hub(base, start, end, dead)
             scores = closeness[asked[pair], place[pair]] + weight * shares[asked[pair]]
-            best, without = _best_of(base, int(ranges.start[pair]), int(ranges.end[pair]), scores, n, dead)
+            best, without = known[start].best(scores, n)
             parts.append(best)
             owners.append(np.full(len(best.start), pair))
             left_out[asked[pair]] += without
@@ -93,36 +97,44 @@ def search(
     return Found(found.candidates(), torch.from_numpy(found.places), torch.from_numpy(left_out))
 
 
-def _best_of(
-    base: Base, start: int, end: int, scores: NDArray[np.float32], n: int, dead: Rows
-) -> tuple[Ranges, int]:
-    """Return ranges that hold the n best facts of one head, ascending, and how many others of it hold.
+class _Hub:
+    """The slots of one head.
 
     Args:
-        base: where the facts are.
-        start: first id of the head.
-        end: id behind its last one.
-        scores: of its slots by relation.
-        n: facts wanted; fewer are there where fewer hold.
+        base: where its facts are.
+        start: its first id.
+        end: the id behind its last one.
         dead: ids of the facts that don't hold, ascending.
     """
-    here = base.relations[start:end]
-    relations = np.arange(len(base.relation_keys))
-    begins = start + np.searchsorted(here, relations.astype(here.dtype))
-    ends = np.append(begins[1:], end)
-    before = np.searchsorted(dead, np.append(begins, end))
-    hold = ends - begins - np.diff(before)
-    order = np.argsort(-scores[: len(relations)], kind="stable")
-    order = order[hold[order] > 0]
-    reached = hold[order].cumsum()
-    taken = order[: int(np.searchsorted(reached, n)) + 1]
-    limits = ends[taken]
-    if len(taken):
-        rest = n - int(reached[len(taken) - 1] - hold[taken[-1]])
-        limits[-1] = _as_far(int(begins[taken[-1]]), int(limits[-1]), rest, dead)
-    ascending = np.argsort(taken)
-    held = int(reached[-1]) if len(reached) else 0
-    return Ranges(begins[taken][ascending], limits[ascending]), max(0, held - n)
+
+    def __init__(self, base: Base, start: int, end: int, dead: Rows) -> None:
+        here = base.relations[start:end]
+        relations = np.arange(len(base.relation_keys))
+        begins = start + np.searchsorted(here, relations.astype(here.dtype))
+        ends = np.append(begins[1:], end)
+        hold = ends - begins - np.diff(np.searchsorted(dead, np.append(begins, end)))
+        self._relations = np.flatnonzero(hold)
+        self._begins, self._ends, self._hold = (part[self._relations] for part in (begins, ends, hold))
+        self._dead = dead
+
+    def best(self, scores: NDArray[np.float32], n: int) -> tuple[Ranges, int]:
+        """Return ranges that hold the n best facts, ascending, and how many others hold.
+
+        Args:
+            scores: of the slots, by relation.
+            n: facts wanted; where fewer hold, those are all.
+        """
+        order = np.argsort(-scores[self._relations], kind="stable")
+        reached = self._hold[order].cumsum()
+        taken = order[: int(np.searchsorted(reached, n)) + 1]
+        limits = self._ends[taken]
+        if len(taken):
+            last = taken[-1]
+            rest = n - int(self._hold[taken[:-1]].sum())
+            limits[-1] = _as_far(int(self._begins[last]), int(limits[-1]), rest, self._dead)
+        ascending = np.argsort(taken)
+        held = int(self._hold.sum())
+        return Ranges(self._begins[taken][ascending], limits[ascending]), max(0, held - n)
 
 
 def _as_far(start: int, end: int, count: int, dead: Rows) -> int:
@@ -153,9 +165,9 @@ class _Table:
         self.relation = np.zeros((questions, n), np.float32)
         self.places = np.zeros((questions, n), np.int64)
 
-    def put(self, question: int, *columns: NDArray[np.generic]) -> None:
+    def put(self, question: int, *columns: NDArray[Any]) -> None:
         """Write the row of `question`."""
-        tables = (self.facts, self.scores, self.entity, self.relation, self.places)
+        tables: tuple[NDArray[Any], ...] = (self.facts, self.scores, self.entity, self.relation, self.places)
         for table, column in zip(tables, columns, strict=True):
             table[question, : len(column)] = column
 

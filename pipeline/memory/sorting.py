@@ -100,7 +100,7 @@ class Sorter:
 def _merged(file: Path, lengths: list[int], room: int) -> Iterator[Numbers]:
     """Yield what the sorted runs of `lengths` in `file` hold, `room` numbers at once."""
     ends = np.cumsum(lengths)
-    runs = [
+    runs: list[Numbers] = [
         np.memmap(file, np.uint64, "r", int(end - n) * 8, n) for end, n in zip(ends, lengths, strict=True)
     ]
     step = max(1, room // len(runs))
