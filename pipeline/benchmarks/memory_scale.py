@@ -163,6 +163,7 @@ def _built(graph: MadeUp, folder: Path, memory: int) -> dict[str, Any]:
             bar.update(more if what.startswith("facts") else 0)
 
         base, again = build(folder, *names, graph.blocks(), memory, told)
+        bar.update(again)
     seconds, processor = time.perf_counter() - start, time.process_time() - used
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     bare = sum(size for name, size in files.items() if name.startswith(("facts", "heads")))
@@ -197,7 +198,8 @@ def _searched(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, A
     told["names of candidates"] = _named(base, settings, random)
     told["resident"] = resident()
     everything = sum(file.stat().st_size for file in folder.iterdir()) / MIB
-    told["if every page were touched MiB"] = round(told["resident"]["its own MiB"] + everything, 1)
+    rest = told["resident"]["its own MiB"] + before["of files MiB"]
+    told["if every page were touched MiB"] = round(rest + everything, 1)
     return told
 
 
