@@ -118,7 +118,7 @@ class _Hub:
         self._dead = dead
 
     def best(self, scores: NDArray[np.float32], n: int) -> tuple[Ranges, int]:
-        """Return ranges that hold the n best facts, ascending, and how many others hold.
+        """Return ranges of the n best facts, the best slot's first, and how many others hold.
 
         Args:
             scores: of the slots, by relation.
@@ -132,9 +132,7 @@ class _Hub:
             last = taken[-1]
             rest = n - int(self._hold[taken[:-1]].sum())
             limits[-1] = _as_far(int(self._begins[last]), int(limits[-1]), rest, self._dead)
-        ascending = np.argsort(taken)
-        held = int(self._hold.sum())
-        return Ranges(self._begins[taken][ascending], limits[ascending]), max(0, held - n)
+        return Ranges(self._begins[taken], limits), max(0, int(self._hold.sum()) - n)
 
 
 def _as_far(start: int, end: int, count: int, dead: Rows) -> int:
