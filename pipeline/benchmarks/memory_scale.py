@@ -1,7 +1,7 @@
 """Measures what a memory of many facts takes: `python -m pipeline.benchmark memory_scale`.
 
 A graph is made up and built into a base in one process; a fresh one opens it and searches the slots of
-given heads, the first time out of files that the system no longer holds in main memory. Seconds,
+given heads and, among codes of random vectors, for heads, the first time out of files that the system no longer holds in main memory. Seconds,
 milliseconds, bytes and resident memory, in which mapped pages count, go to memory_scale.json.
 """
 
@@ -27,10 +27,15 @@ from pipeline.config import UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.memory.base import Base
 from pipeline.memory.build import build
+from pipeline.memory.codes import Codes, CodesWriter
+from pipeline.memory.flat import Flat, FlatWriter
 from pipeline.memory.slots import search
 
-FACT_BYTES, ENTITY_BYTES = 8.5, 50
-"""Disk that a build takes at its peak, a fact and an entity."""
+SORTING, FACT, NAMES = 8.2, 6.3, 40
+"""Bytes on disk: of a fact while facts are sorted, of a fact in a base, of an entity's names."""
+CODES = "codes"
+VECTORS = 1 << 15
+"""Made-up vectors coded at once."""
 FIRST = 20
 """Questions asked while the files are not in main memory."""
 STATUS = Path("/proc/self/status")
@@ -59,6 +64,10 @@ class MemoryScale:
     """As `memory.relation_weight`."""
     questions: int
     """Searches of one question that are timed, of each kind of heads."""
+    scans: int
+    """Searches of one question among the codes of all entities that are timed."""
+    dimensions: int
+    """Of an entity's vector, which the code keeps one bit each of."""
     batch_size: int
     """Questions of a batch."""
     sorting_mib: int
@@ -76,6 +85,8 @@ class MemoryScale:
             "relations",
             "heads",
             "candidates",
+            "scans",
+            "dimensions",
             "questions",
             "batch_size",
             "sorting_mib",
@@ -113,7 +124,8 @@ def measured(settings: MemoryScale, facts: int) -> dict[str, Any]:
     graph = settings.graph(facts)
     folder = settings.folder / "memory_scale"
     settings.folder.mkdir(parents=True, exist_ok=True)
-    needed = int(FACT_BYTES * facts + ENTITY_BYTES * graph.entities)
+    code = settings.dimensions / 8 + 2
+    needed = max(SORTING * facts, FACT * facts + code * graph.entities) + NAMES * graph.entities
     free = shutil.disk_usage(settings.folder).free
     if free < needed:
         raise UserError(
@@ -124,8 +136,10 @@ def measured(settings: MemoryScale, facts: int) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         made = alone(partial(_built, graph, folder, settings.sorting_mib * MIB))
+        coded = alone(partial(_coded, graph, folder / CODES, settings))
         forget(folder)
-        return {"build": made, "search": alone(partial(_searched, graph, folder, settings))}
+        searched = alone(partial(_searched, graph, folder, settings))
+        return {"build": made, "codes": coded, "search": searched}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -138,12 +152,17 @@ def alone(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def forget(folder: Path) -> None:
     """Ask the system to drop the files in `folder` from main memory; they are on disk."""
-    for file in folder.iterdir():
+    for file in files_in(folder):
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files in `folder` and in the folders there."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def resident() -> dict[str, float]:
@@ -182,6 +201,23 @@ def _built(graph: MadeUp, folder: Path, memory: int) -> dict[str, Any]:
     }
 
 
+def _coded(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, Any]:
+    """Write the codes of random vectors, one an entity."""
+    start = time.perf_counter()
+    with FlatWriter(folder, CODES) as files:
+        writer = CodesWriter(files, CODES, np.zeros(settings.dimensions))
+        for first in tqdm(range(0, graph.entities, VECTORS), desc="codes", unit="block"):
+            random = np.random.default_rng([settings.seed, 2, first])
+            shape = (min(VECTORS, graph.entities - first), settings.dimensions)
+            writer.append(random.standard_normal(shape, dtype=np.float32))
+    size = sum(file.stat().st_size for file in files_in(folder))
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "bytes an entity": round(size / graph.entities, 2),
+        "resident": resident(),
+    }
+
+
 def _searched(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, Any]:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     random = np.random.default_rng([settings.seed, 1])
@@ -195,9 +231,11 @@ def _searched(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, A
     for kind, uniform in (("uniform", True), ("zipf", False)):
         told[f"{kind} heads"] = ask(settings.questions, 1, uniform)
         told[f"{kind} heads, {settings.batch_size} at a time"] = ask(10, settings.batch_size, uniform)
+    codes = Codes(Flat.open(folder / CODES, CODES), CODES)
+    told["entities by their codes"] = _scanned(codes, settings, random)
     told["names of candidates"] = _named(base, settings, random)
     told["resident"] = resident()
-    everything = sum(file.stat().st_size for file in folder.iterdir()) / MIB
+    everything = sum(file.stat().st_size for file in files_in(folder)) / MIB
     rest = told["resident"]["its own MiB"] + before["of files MiB"]
     told["if every page were touched MiB"] = round(rest + everything, 1)
     return told
@@ -232,6 +270,17 @@ def _asked(
         "facts of the heads": round(expanded / times / size, 1),
         "of them left out below better ones of their head": round(left_out / times / size, 1),
     }
+
+
+def _scanned(codes: Codes, settings: MemoryScale, random: np.random.Generator) -> dict[str, float]:
+    """Return milliseconds to find the heads of a question among all codes."""
+    took = []
+    for _ in range(settings.scans):
+        query = _logits(random, 1, settings.dimensions)
+        start = time.perf_counter()
+        codes.search(query, settings.heads)
+        took.append((time.perf_counter() - start) * 1000)
+    return _spread(took)
 
 
 def _named(base: Base, settings: MemoryScale, random: np.random.Generator) -> dict[str, float]:

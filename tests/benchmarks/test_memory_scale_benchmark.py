@@ -17,7 +17,7 @@ from pipeline.config import UserError
 def settings(folder: Path, **changes: Any) -> MemoryScale:
     values: dict[str, Any] = {"facts": [3000], "facts_per_entity": 20, "relations": 40, "exponent": 0.8}
     values |= {"seed": 0, "heads": 5, "candidates": 20, "relation_weight": 0.5, "questions": 3}
-    values |= {"batch_size": 2, "sorting_mib": 1, "folder": folder}
+    values |= {"scans": 2, "dimensions": 64, "batch_size": 2, "sorting_mib": 1, "folder": folder}
     return MemoryScale(**(values | changes))
 
 
