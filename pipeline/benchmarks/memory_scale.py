@@ -1,19 +1,16 @@
 """Measures what a memory of many facts takes: `python -m pipeline.benchmark memory_scale`.
 
 A graph is made up and built into a base in one process; a fresh one opens it and searches the slots of
-given heads and, among codes of random vectors, for heads, the first time out of files that the system no longer holds in main memory. Seconds,
-milliseconds, bytes and resident memory, in which mapped pages count, go to memory_scale.json.
+given heads, the first time out of files that the system no longer holds in main memory, and for heads
+among the codes of random vectors. Seconds, milliseconds, bytes and resident memory, in which mapped pages
+count, go to memory_scale.json.
 """
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.benchmarks.made_up import MadeUp
+from pipeline.benchmarks.processes import STATUS, alone, files_in, forget, resident
 from pipeline.config import UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.memory.base import Base
@@ -38,7 +36,6 @@ VECTORS = 1 << 15
 """Made-up vectors coded at once."""
 FIRST = 20
 """Questions asked while the files are not in main memory."""
-STATUS = Path("/proc/self/status")
 MIB = 1 << 20
 
 
@@ -142,34 +139,6 @@ def measured(settings: MemoryScale, facts: int) -> dict[str, Any]:
         return {"build": made, "codes": coded, "search": searched}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def alone(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `run` returns in a process of its own."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(run).result()
-
-
-def forget(folder: Path) -> None:
-    """Ask the system to drop the files in `folder` from main memory; they are on disk."""
-    for file in files_in(folder):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
-
-
-def files_in(folder: Path) -> list[Path]:
-    """Return the files in `folder` and in the folders there."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def resident() -> dict[str, float]:
-    """Return MiB of this process in main memory: now, at its peak, and now without and with files' pages."""
-    told = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    names = {"VmRSS": "resident", "VmHWM": "peak", "RssAnon": "its own", "RssFile": "of files"}
-    return {f"{name} MiB": round(int(told[key].split()[0]) / 1024, 1) for key, name in names.items()}
 
 
 def _built(graph: MadeUp, folder: Path, memory: int) -> dict[str, Any]:
