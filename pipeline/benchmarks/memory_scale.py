@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.benchmarks.made_up import MadeUp
-from pipeline.benchmarks.processes import STATUS, alone, files_in, forget, resident
+from pipeline.benchmarks.processes import STATUS, alone, files_in, forget, mapped, resident
 from pipeline.config import UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.memory.base import Base
@@ -200,13 +200,14 @@ def _searched(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, A
     for kind, uniform in (("uniform", True), ("zipf", False)):
         told[f"{kind} heads"] = ask(settings.questions, 1, uniform)
         told[f"{kind} heads, {settings.batch_size} at a time"] = ask(10, settings.batch_size, uniform)
-    codes = Codes(Flat.open(folder / CODES, CODES), CODES)
+    codes = Codes(Flat.open(folder / CODES, CODES, scattered=False), CODES)
     told["entities by their codes"] = _scanned(codes, settings, random)
     told["names of candidates"] = _named(base, settings, random)
     told["resident"] = resident()
     everything = sum(file.stat().st_size for file in files_in(folder)) / MIB
-    rest = told["resident"]["its own MiB"] + before["of files MiB"]
-    told["if every page were touched MiB"] = round(rest + everything, 1)
+    rest = told["resident"]["resident MiB"] - mapped(folder)
+    told["of the base and the codes MiB"] = round(mapped(folder), 1)
+    told["if every page of them were touched MiB"] = round(rest + everything, 1)
     return told
 
 

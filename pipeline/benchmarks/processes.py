@@ -9,6 +9,8 @@ from typing import Any
 
 STATUS = Path("/proc/self/status")
 """Where Linux tells a process what it takes."""
+MAPS = Path("/proc/self/smaps")
+"""Where it tells of each part of its memory."""
 
 
 def alone(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -37,3 +39,15 @@ def resident() -> dict[str, float]:
     told = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
     names = {"VmRSS": "resident", "VmHWM": "peak", "RssAnon": "its own", "RssFile": "of files"}
     return {f"{name} MiB": round(int(told[key].split()[0]) / 1024, 1) for key, name in names.items()}
+
+
+def mapped(folder: Path) -> float:
+    """Return MiB of the files in `folder` that this process has in main memory by mapping them."""
+    total, inside = 0, False
+    for line in MAPS.read_text().splitlines():
+        first, *rest = line.split(maxsplit=5)
+        if not first.endswith(":"):
+            inside = len(rest) == 5 and Path(rest[4]).is_relative_to(folder.resolve())
+        elif inside and first == "Rss:":
+            total += int(rest[0])
+    return total / 1024

@@ -131,13 +131,18 @@ class Flat:
         folder: where they are.
         about: numbers that were kept beside them.
         arrays: what the list says of each.
+        scattered: whether what is read lies apart, so that reading ahead would be in vain.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, int], arrays: Mapping[str, Array]) -> None:
+    def __init__(
+        self, folder: Path, about: Mapping[str, int], arrays: Mapping[str, Array], scattered: bool
+    ) -> None:
         self.folder = folder
         self.about = about
         self.arrays = arrays
-        self._mapped = {name: _mapped(folder / f"{name}.bin", array) for name, array in arrays.items()}
+        self._mapped = {
+            name: _mapped(folder / f"{name}.bin", array, scattered) for name, array in arrays.items()
+        }
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return an array; what is read of it comes from disk, and it can't be written.
@@ -160,8 +165,13 @@ class Flat:
         return self.about[name]
 
     @classmethod
-    def open(cls, folder: Path, kind: str) -> Self:
+    def open(cls, folder: Path, kind: str, scattered: bool = True) -> Self:
         """Map the arrays in `folder`, which were written as `kind`.
+
+        Args:
+            folder: where they are.
+            kind: what they must be of.
+            scattered: whether what is read lies apart; False reads ahead.
 
         Raises:
             UserError: a file is missing, of another size or version, or the arrays are of another kind.
@@ -175,7 +185,7 @@ class Flat:
                 raise UserError(f"{file}: lists the arrays of a {told['kind']}, not of a {kind}; {REMEDY}")
             arrays = {name: Array(**array) for name, array in told["arrays"].items()}
             about = {name: int(number) for name, number in told["about"].items()}
-            return cls(folder, about, arrays)
+            return cls(folder, about, arrays, scattered)
         except OSError as error:
             missing = error.filename or file
             raise UserError(f"{missing}: can't be read ({error.strerror}); {REMEDY}") from error
@@ -197,8 +207,8 @@ class Flat:
                 raise UserError(f"{file}: damaged (its checksum differs); {REMEDY}")
 
 
-def _mapped(file: Path, array: Array) -> NDArray[Any]:
-    """Return the array in `file`, mapped; reading a page brings no others from disk beside it.
+def _mapped(file: Path, array: Array, scattered: bool) -> NDArray[Any]:
+    """Return the array in `file`, mapped; if scattered, reading a page brings few others from disk.
 
     Raises:
         OSError: there is no such file.
@@ -210,6 +220,6 @@ def _mapped(file: Path, array: Array) -> NDArray[Any]:
     if size == 0:
         return np.empty(array.shape, array.dtype)
     mapped = np.memmap(file, dtype=array.dtype, mode="r", shape=tuple(array.shape))
-    if hasattr(mmap, "MADV_RANDOM"):
+    if scattered and hasattr(mmap, "MADV_RANDOM"):
         mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
     return np.asarray(mapped)

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.benchmarks.made_up import MadeUp
 from pipeline.benchmarks.memory_scale import MemoryScale, measured, memory_scale
+from pipeline.benchmarks.processes import mapped
 from pipeline.config import UserError
 
 
@@ -62,8 +63,10 @@ def test_what_is_measured_is_told_and_no_base_is_left(tmp_path: Path) -> None:
     resident = search["resident"]
     parts = resident["its own MiB"] + resident["of files MiB"]
     assert resident["resident MiB"] == pytest.approx(parts, rel=0.02)
-    least = resident["its own MiB"] + search["resident before"]["of files MiB"]
-    assert search["if every page were touched MiB"] == pytest.approx(least, abs=0.3)  # the base is that small
+    rest = resident["resident MiB"] - search["of the base and the codes MiB"]
+    everything = (sum(build["bytes"].values()) + 150 * figures["codes"]["bytes an entity"]) / 2**20
+    assert search["if every page of them were touched MiB"] == pytest.approx(rest + everything, abs=0.2)
+    assert 0 < search["of the base and the codes MiB"] < 1
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -88,3 +91,12 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path: Path
 def test_settings_that_can_not_be_are_named(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         settings(tmp_path, **changes)
+
+
+def test_what_is_mapped_counts_what_was_touched(tmp_path: Path) -> None:
+    np.zeros(1 << 22, np.uint8).tofile(tmp_path / "a.bin")
+    held = np.memmap(tmp_path / "a.bin", np.uint8, "r")
+    assert mapped(tmp_path) == 0
+    held.sum()
+    assert mapped(tmp_path) == pytest.approx(4, abs=0.01)
+    assert mapped(tmp_path / "b") == 0
