@@ -11,7 +11,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int
 
-from pipeline.memory.flat import Flat
+from pipeline.config import UserError
+from pipeline.memory.flat import REMEDY, Flat
 from pipeline.memory.offsets import Offsets, Ranges, Rows, expand
 from pipeline.memory.strings import Keys, Strings
 
@@ -40,6 +41,21 @@ class Base:
         self.entity_texts = Strings(files, "entities.texts")
         self.relation_keys = Keys(files, "relations.keys")
         self.relation_texts = Strings(files, "relations.texts")
+        self._check()
+
+    def _check(self) -> None:
+        """Compare what each array says of how many there are.
+
+        Raises:
+            UserError: they don't belong together.
+        """
+        facts = {len(self.tails), len(self.relations), self.starts.end}
+        entities = {len(self.starts), len(self.entity_keys), len(self.entity_texts)}
+        relations = {len(self.relation_keys), len(self.relation_texts)}
+        for numbers, kind in ((facts, "facts"), (entities, "entities"), (relations, "relations")):
+            if len(numbers) > 1:
+                counted = " and ".join(map(str, sorted(numbers)))
+                raise UserError(f"{self.files.folder}: damaged (it holds {counted} {kind} at once); {REMEDY}")
 
     @classmethod
     def open(cls, folder: Path) -> Self:

@@ -11,6 +11,10 @@ few times as many as are wanted, and orders those by this estimate, or by their 
 Measured for 5·10⁵ codes of 384 bits on one core: 2.6 ms to count word by word in blocks of 2¹⁶ rows, 12 ms
 code by code, 31 ms to add up a table's entry a byte, 127 ms as a product of unpacked bits. For 64 questions
 at once the product takes 10 ms a question and is still the slower way.
+
+Of 300 questions about one of 14,000 entities of Wikidata by its label, 98.7 % find it first with MiniLM's
+vectors, as many with codes and vectors, 97.0 % with codes alone; among 50 all of them do. A rotation brings
+these vectors nothing (1 in 100 more of the 50 nearest).
 """
 
 from collections.abc import Callable

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from pipeline.memory.flat import Flat, FlatWriter
+from pipeline.config import UserError
+from pipeline.memory.flat import REMEDY, Flat, FlatWriter
 
 BLOCK = 64
 """Rows of a block."""
@@ -102,7 +103,7 @@ class Offsets:
         name: of the offsets there.
 
     Raises:
-        UserError: an array is missing.
+        UserError: an array is missing, or is not as long as another one says.
     """
 
     def __init__(self, files: Flat, name: str) -> None:
@@ -111,6 +112,9 @@ class Offsets:
         self._near = files[f"{name}.near"]
         self._wide = files[f"{name}.wide"]
         self._far = files[f"{name}.far"]
+        sizes = len(self._near), len(self._far)
+        if sizes != (len(self._blocks) * BLOCK, len(self._wide)) or not 0 <= self._rows < len(self._near):
+            raise UserError(f"{files.folder}: damaged (the arrays of {name} don't fit together); {REMEDY}")
 
     def __len__(self) -> int:
         return self._rows

@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline.config import ROOT, UserError
 from pipeline.memory.base import Base
 from pipeline.memory.build import Packing, build
+from pipeline.memory.flat import LIST
 from tests.memory.bases import ENTITIES, RELATIONS, TRIPLES, Triple, built, rows
 
 
@@ -177,3 +180,32 @@ def test_each_file_that_is_missing_or_cut_is_named(tmp_path: Path) -> None:
             Base.open(tmp_path / "base")
         file.write_bytes(content)
     assert len(Base.open(tmp_path / "base")) == 2
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        ("facts.tails", "holds 2 and 3 facts at once"),
+        ("facts.relations", "holds 2 and 3 facts at once"),
+        ("heads.blocks", "the arrays of heads don't fit together"),
+    ],
+)
+def test_arrays_of_two_bases_are_not_taken_for_one(tmp_path: Path, array: str, text: str) -> None:
+    built(tmp_path / "a", [rows([(0, 0, 1), (2, 3, 4)])])
+    built(tmp_path / "b", [rows([(0, 0, 1), (2, 3, 4), (6, 0, 0)])], 100)
+    lists = {name: json.loads((tmp_path / name / LIST).read_text()) for name in "ab"}
+    lists["a"]["arrays"][array] = lists["b"]["arrays"][array]
+    (tmp_path / "a" / LIST).write_text(json.dumps(lists["a"]))
+    shutil.copy(tmp_path / "b" / f"{array}.bin", tmp_path / "a")
+    with pytest.raises(UserError, match=rf"{text}\); restore the folder"):
+        Base.open(tmp_path / "a")
+
+
+def test_names_of_another_number_are_not_taken(tmp_path: Path) -> None:
+    built(tmp_path / "a", [])
+    file = tmp_path / "a" / LIST
+    told = json.loads(file.read_text())
+    told["about"]["entities.texts.rows"] = 6
+    file.write_text(json.dumps(told))
+    with pytest.raises(UserError, match="holds 6 and 7 entities at once"):
+        Base.open(tmp_path / "a")
