@@ -90,9 +90,7 @@ def search(
     cuts = np.searchsorted(asked[pair], np.arange(questions + 1))
     found = _Table(questions, n)
     for question in range(questions):
-        some = slice(cuts[question], cuts[question + 1])
-        best = cuts[question] + np.argsort(-scores[some], kind="stable")[:n]
-        best = best[scores[best] > -np.inf]
+        best = cuts[question] + _largest(scores[cuts[question] : cuts[question + 1]], n)
         found.put(question, ids[best], scores[best], entity[best], relation[best], place[pair[best]])
     return Found(found.candidates(), torch.from_numpy(found.places), torch.from_numpy(left_out))
 
@@ -133,6 +131,14 @@ class _Hub:
             rest = n - int(self._hold[taken[:-1]].sum())
             limits[-1] = _as_far(int(self._begins[last]), int(limits[-1]), rest, self._dead)
         return Ranges(self._begins[taken], limits), max(0, int(self._hold.sum()) - n)
+
+
+def _largest(scores: NDArray[np.float32], n: int) -> Rows:
+    """Return the places of the n largest that are above -inf, largest first, then by place."""
+    least = np.partition(scores, len(scores) - n)[len(scores) - n] if len(scores) > n else -np.inf
+    among = np.flatnonzero((scores >= least) & (scores > -np.inf))
+    best: Rows = among[np.argsort(-scores[among], kind="stable")][:n]
+    return best
 
 
 def _as_far(start: int, end: int, count: int, dead: Rows) -> int:
