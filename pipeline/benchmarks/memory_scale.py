@@ -65,6 +65,8 @@ class MemoryScale:
     """Searches of one question among the codes of all entities that are timed."""
     dimensions: int
     """Of an entity's vector, which the code keeps one bit each of."""
+    codes_share: float
+    """Of the codes that are compared in full where first bits choose."""
     batch_size: int
     """Questions of a batch."""
     sorting_mib: int
@@ -91,6 +93,8 @@ class MemoryScale:
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"memory_scale.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.codes_share <= 1:
+            raise ValueError(f"memory_scale.codes_share must be from 0 to 1, not {self.codes_share}")
         if not 0 <= self.exponent < 1:
             raise ValueError(f"memory_scale.exponent must be from 0 to below 1, not {self.exponent}")
 
@@ -201,7 +205,10 @@ def _searched(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, A
         told[f"{kind} heads"] = ask(settings.questions, 1, uniform)
         told[f"{kind} heads, {settings.batch_size} at a time"] = ask(10, settings.batch_size, uniform)
     codes = Codes(Flat.open(folder / CODES, CODES, scattered=False), CODES)
-    told["entities by their codes"] = _scanned(codes, settings, random)
+    told["entities by their codes"] = _scanned(codes, settings, random, 1.0)
+    told["entities by their codes, chosen by their first bits"] = _scanned(
+        codes, settings, random, settings.codes_share
+    )
     told["names of candidates"] = _named(base, settings, random)
     told["resident"] = resident()
     everything = sum(file.stat().st_size for file in files_in(folder)) / MIB
@@ -242,13 +249,15 @@ def _asked(
     }
 
 
-def _scanned(codes: Codes, settings: MemoryScale, random: np.random.Generator) -> dict[str, float]:
+def _scanned(
+    codes: Codes, settings: MemoryScale, random: np.random.Generator, share: float
+) -> dict[str, float]:
     """Return milliseconds to find the heads of a question among all codes."""
     took = []
     for _ in range(settings.scans):
         query = _logits(random, 1, settings.dimensions)
         start = time.perf_counter()
-        codes.search(query, settings.heads)
+        codes.search(query, settings.heads, share=share)
         took.append((time.perf_counter() - start) * 1000)
     return _spread(took)
 

@@ -18,7 +18,14 @@ from pipeline.config import UserError
 def settings(folder: Path, **changes: Any) -> MemoryScale:
     values: dict[str, Any] = {"facts": [3000], "facts_per_entity": 20, "relations": 40, "exponent": 0.8}
     values |= {"seed": 0, "heads": 5, "candidates": 20, "relation_weight": 0.5, "questions": 3}
-    values |= {"scans": 2, "dimensions": 64, "batch_size": 2, "sorting_mib": 1, "folder": folder}
+    values |= {
+        "scans": 2,
+        "dimensions": 64,
+        "codes_share": 0.1,
+        "batch_size": 2,
+        "sorting_mib": 1,
+        "folder": folder,
+    }
     return MemoryScale(**(values | changes))
 
 
@@ -85,6 +92,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path: Path
         ({"facts": []}, r"memory_scale\.facts must not be empty"),
         ({"facts": [10, 0]}, r"memory_scale\.facts must be at least 1, not 0"),
         ({"heads": 0}, r"memory_scale\.heads must be at least 1, not 0"),
+        ({"codes_share": 1.1}, r"memory_scale\.codes_share must be from 0 to 1, not 1\.1"),
         ({"exponent": 1.0}, r"memory_scale\.exponent must be from 0 to below 1, not 1\.0"),
     ],
 )

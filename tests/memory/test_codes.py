@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,23 @@ def test_the_scan_finds_the_codes_that_differ_least(
         patch.setattr(module, "BLOCK", block)
         assert codes.nearest(query, n, pool).tolist() == right.tolist()
         assert codes.nearest(query, n).tolist() == right.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 300), n=st.integers(1, 30), share=st.floats(0, 1), threads=st.integers(1, 3))
+def test_first_bits_choose_which_codes_are_compared_in_full(
+    tmp_path_factory: pytest.TempPathFactory, count: int, n: int, share: float, threads: int
+) -> None:
+    vectors = crowd(count, 200)
+    query = np.random.default_rng(1).standard_normal(200).astype(np.float32)
+    codes = coded(tmp_path_factory.mktemp("codes"), vectors)
+    apart = (vectors - vectors.mean(axis=0) > 0) != (query > 0)
+    chosen = np.sort(
+        np.argsort(apart[:, :128].sum(axis=1), kind="stable")[: max(n, math.ceil(share * count))]
+    )
+    right = chosen[np.argsort(apart[chosen].sum(axis=1), kind="stable")[:n]]
+    with module.ThreadPoolExecutor(threads) as pool:
+        assert codes.nearest(query, n, pool, share).tolist() == right.tolist()
 
 
 @pytest.mark.parametrize("turned", [False, True])
