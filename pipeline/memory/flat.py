@@ -11,6 +11,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -81,8 +82,9 @@ class Column:
         return Array(self.dtype.str, [self.rows, *self.width], self._crc32)
 
     def abandon(self) -> None:
-        """Write no more."""
-        self._stream.close()
+        """Write no more, not even what waits in the buffer if the disk doesn't take it."""
+        with suppress(OSError):
+            self._stream.close()
 
 
 class FlatWriter:
@@ -114,11 +116,13 @@ class FlatWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        try:
+            if kind is not None:
+                return
+            arrays = {name: asdict(column.close()) for name, column in self._columns.items()}
+        finally:
             for column in self._columns.values():
                 column.abandon()
-            return
-        arrays = {name: asdict(column.close()) for name, column in self._columns.items()}
         told = {"version": VERSION, "kind": self.kind, "about": self.about, "arrays": arrays}
         sync_folder(self.folder)
         write_whole(self.folder / LIST, json.dumps(told, indent=1).encode() + b"\n")

@@ -76,7 +76,7 @@ class Sorter:
         for part, (start, end) in enumerate(pairwise(cuts)):
             if start < end:
                 with self._file(part).open("ab") as stream:
-                    run[start:end].tofile(stream)
+                    stream.write(run[start:end].data)  # `tofile` says nothing of a full disk
                 self._runs[part].append(end - start)
 
     def _file(self, part: int) -> Path:

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     facts=st.lists(TRIPLES, max_size=60), cut=st.integers(0, 60), memory=st.sampled_from([1, 200, 1 << 20])
 )
@@ -135,6 +136,19 @@ def test_an_error_of_the_source_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         built(tmp_path / "base", broken(), memory=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("room", [0, 40, 1000])
+def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, room: int) -> None:
+    """Files can't grow beyond `room` bytes: none at all, not the larger ones, or not the list at the end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(UserError, match=r"base: can't be written \(.*free some space"):
+            built(tmp_path / "base", [rows([(0, 0, 1), (2, 3, 4)])])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -38,7 +38,7 @@ def given_heads(memory: KnowledgeMemory, query: Query) -> tuple[torch.Tensor, to
     return memory.adjacency.by_head.filled[places], near, torch.log_softmax(logits, dim=-1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     facts=st.lists(TRIPLES, max_size=60) | st.lists(CROWDED, max_size=60),
     data=st.data(),

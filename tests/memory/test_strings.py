@@ -26,7 +26,7 @@ def written(folder: Path, blocks: list[list[str]], memory: int = 10**6) -> tuple
     return Keys(Flat.open(folder / "flat", "names"), "keys"), clashes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(first=TEXTS, second=TEXTS, others=TEXTS, memory=st.sampled_from([1, 10**6]))
 def test_strings_come_back_and_are_found(
     tmp_path_factory: pytest.TempPathFactory,
