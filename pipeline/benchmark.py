@@ -1,13 +1,20 @@
-"""Runs one of the measurements that need trained methods: `python -m pipeline.benchmark grounding`."""
+"""Runs one of the measurements that take sections of conf/: `python -m pipeline.benchmark grounding`."""
 
 import sys
 
 from pipeline.benchmarks.grounding import grounding
+from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
 
-COMMANDS = {"grounding": grounding, "perplexity": perplexity, "speed": speed, "variants": variants}
+COMMANDS = {
+    "grounding": grounding,
+    "memory_scale": memory_scale,
+    "perplexity": perplexity,
+    "speed": speed,
+    "variants": variants,
+}
 
 
 def main(arguments: list[str]) -> None:

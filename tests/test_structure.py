@@ -43,6 +43,7 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.m
 
 MEASUREMENTS = (
     "pipeline.benchmarks.grounding",
+    "pipeline.benchmarks.memory_scale",
     "pipeline.benchmarks.perplexity",
     "pipeline.benchmarks.speed",
     "pipeline.benchmarks.variants",
@@ -52,7 +53,7 @@ MEASUREMENTS = (
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "grounding", "perplexity", "speed", "variants"}
+UNTRACKED = {"logger", "grounding", "memory_scale", "perplexity", "speed", "variants"}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}

@@ -1,0 +1,78 @@
+"""Graphs of any size with the shape of Wikidata, made as a stream out of nothing but their seed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+BLOCK = 1 << 20
+"""Facts made at once; another number makes another graph."""
+PRIME = 2_654_435_761
+"""Spreads ranks over entities, so that hubs don't lie side by side."""
+SYLLABLES = (
+    "am",
+    "ber",
+    "ce",
+    "dar",
+    "el",
+    "fjo",
+    "gro",
+    "hav",
+    "is",
+    "jet",
+    "kno",
+    "la",
+    "mo",
+    "ne",
+    "os",
+    "per",
+)
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """A graph whose degrees follow Zipf's law: rank r is drawn in proportion to r^-exponent.
+
+    Every entity heads a fact. A fact may be drawn twice.
+    """
+
+    facts: int
+    entities: int
+    relations: int
+    exponent: float
+    """From 0, where all are drawn alike, to below 1; of heads, tails and relations."""
+    seed: int
+
+    def drawn(self, random: np.random.Generator, count: int, size: int) -> Int[np.ndarray, " n"]:
+        """Return `count` ranks below `size` by the inverse of the law's (continuous) distribution."""
+        ranks = random.random(count) ** (1 / (1 - self.exponent)) * size
+        return ranks.astype(np.int64).clip(max=size - 1)
+
+    def ends(self, random: np.random.Generator, count: int) -> Int[np.ndarray, " n"]:
+        """Return `count` entities, well-known ones more often."""
+        spread: Int[np.ndarray, " n"] = self.drawn(random, count, self.entities) * PRIME % self.entities
+        return spread
+
+    def blocks(self) -> Iterator[Int[np.ndarray, "n 3"]]:
+        """Yield the facts, each block from a seed of its own."""
+        for start in range(0, self.facts, BLOCK):
+            random = np.random.default_rng([self.seed, start // BLOCK])
+            count = min(BLOCK, self.facts - start)
+            heads = self.ends(random, count)
+            first = np.arange(start, min(start + count, self.entities))
+            heads[: len(first)] = first
+            relations = self.drawn(random, count, self.relations)
+            yield np.stack([heads, relations, self.ends(random, count)], axis=1)
+
+    def names(self, letter: str, size: int) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+        """Yield blocks of keys, `letter` and a number, with made-up labels."""
+        for start in range(0, size, BLOCK):
+            numbers = range(start, min(start + BLOCK, size))
+            yield [f"{letter}{number}" for number in numbers], [label(number) for number in numbers]
+
+
+def label(number: int) -> str:
+    """Return a name of two words that sounds like one, and the number."""
+    a, b, c = (SYLLABLES[number * factor // 7 % 16] for factor in (1, 3, 11))
+    return f"{a}{b} {c}{a} {number}".title()

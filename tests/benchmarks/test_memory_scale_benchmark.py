@@ -1,0 +1,110 @@
+"""The benchmark of large memories, on small ones: the made-up graph is as it claims, and figures are told."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.benchmarks.made_up import MadeUp
+from pipeline.benchmarks.memory_scale import MemoryScale, measured, memory_scale
+from pipeline.benchmarks.processes import mapped
+from pipeline.config import UserError
+
+
+def settings(folder: Path, **changes: Any) -> MemoryScale:
+    values: dict[str, Any] = {"facts": [3000], "facts_per_entity": 20, "relations": 40, "exponent": 0.8}
+    values |= {"seed": 0, "heads": 5, "candidates": 20, "relation_weight": 0.5, "questions": 3}
+    values |= {
+        "scans": 2,
+        "dimensions": 64,
+        "codes_share": 0.1,
+        "batch_size": 2,
+        "sorting_mib": 1,
+        "folder": folder,
+    }
+    return MemoryScale(**(values | changes))
+
+
+def test_the_made_up_graph_has_the_size_and_the_skew_that_it_claims() -> None:
+    graph = MadeUp(100_000, 5000, 300, 0.8, 0)
+    facts = np.concatenate(list(graph.blocks()))
+    assert facts.shape == (100_000, 3)
+    assert np.array_equal(facts, np.concatenate(list(graph.blocks())))
+    assert (facts != np.concatenate(list(MadeUp(100_000, 5000, 300, 0.8, 1).blocks()))).any()
+    for column, size in zip(facts.T, (5000, 300, 5000), strict=True):
+        assert 0 <= column.min() <= column.max() < size
+    assert len(np.unique(facts[:, 0])) == 5000
+    for column in (facts[:, 0], facts[:, 2]):
+        degrees = sorted(Counter(column.tolist()).values(), reverse=True)
+        assert degrees[0] > 100 * np.median(degrees)
+        # Of Zipf's law: the first tenth of the ranks is drawn with the probability 0.1 ** (1 - 0.8).
+        share = sum(degrees[:500]) / 100_000
+        assert share == pytest.approx(0.1**0.2, abs=0.05)
+
+
+def test_names_are_all_different_and_as_many_as_wanted() -> None:
+    graph = MadeUp(10, 3, 2, 0.8, 0)
+    [(keys, labels)] = graph.names("Q", 2000)
+    assert len(set(keys)) == len(set(labels)) == 2000
+    assert keys[-1] == "Q1999"
+
+
+def test_what_is_measured_is_told_and_no_base_is_left(tmp_path: Path) -> None:
+    memory_scale.run(settings(tmp_path / "scratch"), tmp_path)  # type: ignore[attr-defined]
+    told = json.loads((tmp_path / "memory_scale.json").read_text())
+    assert {"command", "commit", "versions", "machine", "seeds", "settings", "figures"} == told.keys()
+    assert str(tmp_path) not in json.dumps(told)
+    [figures] = told["figures"].values()
+    build, search = figures["build"], figures["search"]
+    assert build["facts"] + build["drawn twice"] == 3000
+    assert build["entities"] == 150
+    assert build["bytes"]["facts.tails.bin"] == 4 * build["facts"]
+    assert build["bytes a fact"] == pytest.approx(sum(build["bytes"].values()) / build["facts"], abs=0.01)
+    assert 5 < build["bytes a fact without names"] < build["bytes a fact"]
+    for name in ("uniform heads", "zipf heads"):
+        assert 0 < search[name]["p50 ms"] <= search[name]["p99 ms"] <= search[name]["most ms"]
+    resident = search["resident"]
+    parts = resident["its own MiB"] + resident["of files MiB"]
+    assert resident["resident MiB"] == pytest.approx(parts, rel=0.02)
+    rest = resident["resident MiB"] - search["of the base and the codes MiB"]
+    everything = (sum(build["bytes"].values()) + 150 * figures["codes"]["bytes an entity"]) / 2**20
+    assert search["if every page of them were touched MiB"] == pytest.approx(rest + everything, abs=0.2)
+    assert 0 < search["of the base and the codes MiB"] < 1
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    facts = shutil.disk_usage(tmp_path).total
+    with pytest.raises(
+        UserError, match=r"GB are free, but a base of \d+ facts needs about .* memory_scale\.folder"
+    ):
+        measured(settings(tmp_path), facts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"facts": []}, r"memory_scale\.facts must not be empty"),
+        ({"facts": [10, 0]}, r"memory_scale\.facts must be at least 1, not 0"),
+        ({"heads": 0}, r"memory_scale\.heads must be at least 1, not 0"),
+        ({"codes_share": 1.1}, r"memory_scale\.codes_share must be from 0 to 1, not 1\.1"),
+        ({"exponent": 1.0}, r"memory_scale\.exponent must be from 0 to below 1, not 1\.0"),
+    ],
+)
+def test_settings_that_can_not_be_are_named(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        settings(tmp_path, **changes)
+
+
+def test_what_is_mapped_counts_what_was_touched(tmp_path: Path) -> None:
+    np.zeros(1 << 22, np.uint8).tofile(tmp_path / "a.bin")
+    held = np.memmap(tmp_path / "a.bin", np.uint8, "r")
+    assert mapped(tmp_path) == 0
+    held.sum()
+    assert mapped(tmp_path) == pytest.approx(4, abs=0.01)
+    assert mapped(tmp_path / "b") == 0
