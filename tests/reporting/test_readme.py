@@ -44,7 +44,8 @@ def test_files_and_modules_that_the_readme_names_are_there():
     for path in re.findall(r"\]\(([\w/.]+)\)", README):
         assert (ROOT / path).exists(), path
     for module in re.findall(r"python -m (pipeline[\w.]*)", README):
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"make (repro|ask|experiments|test|soak)\b", README)) <= set(targets)
 
