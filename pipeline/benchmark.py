@@ -2,12 +2,19 @@
 
 import sys
 
+from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
 
-COMMANDS = {"grounding": grounding, "perplexity": perplexity, "speed": speed, "variants": variants}
+COMMANDS = {
+    "footprint": footprint,
+    "grounding": grounding,
+    "perplexity": perplexity,
+    "speed": speed,
+    "variants": variants,
+}
 
 
 def main(arguments: list[str]) -> None:

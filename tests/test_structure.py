@@ -42,6 +42,7 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.m
 """Modules to run that are no stage of the DAG."""
 
 MEASUREMENTS = (
+    "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.perplexity",
     "pipeline.benchmarks.speed",
@@ -52,7 +53,7 @@ MEASUREMENTS = (
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "grounding", "perplexity", "speed", "variants"}
+UNTRACKED = {"logger", "footprint", "grounding", "perplexity", "speed", "variants"}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}
