@@ -5,6 +5,7 @@ import sys
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.perplexity import perplexity
+from pipeline.benchmarks.pruning import pruning
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
 
@@ -12,6 +13,7 @@ COMMANDS = {
     "footprint": footprint,
     "grounding": grounding,
     "perplexity": perplexity,
+    "pruning": pruning,
     "speed": speed,
     "variants": variants,
 }

@@ -45,6 +45,7 @@ MEASUREMENTS = (
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.perplexity",
+    "pipeline.benchmarks.pruning",
     "pipeline.benchmarks.speed",
     "pipeline.benchmarks.variants",
 )
@@ -53,7 +54,7 @@ MEASUREMENTS = (
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "footprint", "grounding", "perplexity", "speed", "variants"}
+UNTRACKED = {"logger", "footprint", "grounding", "perplexity", "pruning", "speed", "variants"}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}
