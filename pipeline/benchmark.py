@@ -6,6 +6,7 @@ from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
+from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
 
@@ -14,6 +15,7 @@ COMMANDS = {
     "grounding": grounding,
     "perplexity": perplexity,
     "pruning": pruning,
+    "relevance": relevance,
     "speed": speed,
     "variants": variants,
 }

@@ -46,6 +46,7 @@ MEASUREMENTS = (
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.perplexity",
     "pipeline.benchmarks.pruning",
+    "pipeline.benchmarks.relevance",
     "pipeline.benchmarks.speed",
     "pipeline.benchmarks.variants",
 )
@@ -54,7 +55,7 @@ MEASUREMENTS = (
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "footprint", "grounding", "perplexity", "pruning", "speed", "variants"}
+UNTRACKED = {"logger", "footprint", "grounding", "perplexity", "pruning", "relevance", "speed", "variants"}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}
