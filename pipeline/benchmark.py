@@ -2,8 +2,10 @@
 
 import sys
 
+from pipeline.benchmarks.ablation import ablation
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
+from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
 from pipeline.benchmarks.relevance import relevance
@@ -11,8 +13,10 @@ from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
 
 COMMANDS = {
+    "ablation": ablation,
     "footprint": footprint,
     "grounding": grounding,
+    "pairing": pairing,
     "perplexity": perplexity,
     "pruning": pruning,
     "relevance": relevance,

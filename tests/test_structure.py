@@ -42,8 +42,10 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.m
 """Modules to run that are no stage of the DAG."""
 
 MEASUREMENTS = (
+    "pipeline.benchmarks.ablation",
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
+    "pipeline.benchmarks.pairing",
     "pipeline.benchmarks.perplexity",
     "pipeline.benchmarks.pruning",
     "pipeline.benchmarks.relevance",
@@ -55,7 +57,18 @@ MEASUREMENTS = (
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "footprint", "grounding", "perplexity", "pruning", "relevance", "speed", "variants"}
+UNTRACKED = {
+    "logger",
+    "ablation",
+    "footprint",
+    "grounding",
+    "pairing",
+    "perplexity",
+    "pruning",
+    "relevance",
+    "speed",
+    "variants",
+}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}
