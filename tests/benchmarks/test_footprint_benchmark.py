@@ -13,6 +13,7 @@ from pipeline.config import UserError
 from pipeline.evaluation.footprint import Gauge, Job, Machine, measured
 from pipeline.evaluation.variants import Variant
 from pipeline.model.adapter import save_adapter
+from pipeline.reporting.paper import paper_figures
 from pipeline.weights import Encoder, LanguageModel
 from tests.evaluation.test_grounding import settings as grounding
 from tests.model.tiny_systems import CPU, opened, rag
@@ -66,6 +67,8 @@ def test_every_entry_is_measured_at_every_size(
     assert "icl" in too_long["reason"]
     assert "positions" in too_long["reason"]
     assert [path.name for path in out.iterdir()] == ["footprint.json"]
+    [drawn] = paper_figures(out)
+    assert [cell.text for cell in drawn.tables[0].rows[1]][::2] == [ICL, "not possible"]
 
 
 def test_a_process_that_is_killed_is_a_row_and_not_the_end(

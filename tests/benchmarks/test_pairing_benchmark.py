@@ -12,6 +12,7 @@ from pipeline.benchmarks.ablation import TAUGHT, Ablation, ablation
 from pipeline.benchmarks.pairing import Pairing, named, pairing
 from pipeline.config import ConfigError
 from pipeline.evaluation.learning import PAIRINGS
+from pipeline.reporting.paper import paper_figures
 from pipeline.weights import Encoder, LanguageModel
 from tests.evaluation.test_grounding import settings as grounding
 from tests.evaluation.test_learning import ENTRY
@@ -54,6 +55,8 @@ def test_every_pairing_is_trained_with_every_encoder_and_seed(
     starts = [row["curve"]["loss"][0] for row in found.values()]
     assert starts[1] != starts[0] != starts[2]
     assert [path.name for path in out.iterdir()] == ["pairing.json"]
+    [drawn] = paper_figures(out)
+    assert len(drawn.tables[0].rows) == 3
 
 
 def test_every_choice_of_rows_is_trained_and_asked(
@@ -76,6 +79,8 @@ def test_every_choice_of_rows_is_trained_and_asked(
             assert sizes.keys() == {"4", "9"}
             assert all(row["questions"] == 3 for row in sizes.values())
             assert all(0 <= row["acc1"]["mean"] <= row["acc5"]["mean"] <= 1 for row in sizes.values())
+    [drawn] = paper_figures(out)
+    assert len(drawn.tables[0].rows) == 6, "wordings times trainings"
 
 
 def test_settings_that_can_not_be_are_named() -> None:

@@ -11,6 +11,7 @@ from pipeline.benchmarks.pruning import Pruning, pruning
 from pipeline.config import UserError
 from pipeline.model.adapter import save_adapter
 from pipeline.model.settings import AtlasKv
+from pipeline.reporting.paper import paper_figures
 from pipeline.weights import Encoder, LanguageModel
 from tests.benchmarks.test_variants_benchmark import SIZES
 from tests.evaluation.test_grounding import settings as grounding
@@ -51,6 +52,8 @@ def test_every_axis_of_every_entry_is_measured(
             assert 0 <= row["acc1"]["mean"] <= row["acc5"]["mean"] <= 1
             assert (row["questions"], row["answered"]) == (4, 2)
             assert row["em"] is not None
+        [drawn] = paper_figures(out)
+        assert [len(table.rows) for table in drawn.tables] == [6, 6, 6], "methods times figures"
         for flat, all_ in ((rows[0], rows[2]), (rows[5], rows[7])):
             assert flat["scored"] == 1
             assert all_["roots"] < 99

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from pipeline.benchmarks.relevance import Relevance, relevance
 from pipeline.config import CONF, ConfigError, UserError, section
+from pipeline.reporting.paper import paper_figures
 from pipeline.weights import Encoder
 from tests.kg.services import ANSWER, Server
 from tests.model.tiny_systems import CPU
@@ -39,6 +40,8 @@ def test_right_answers_score_one_and_others_less(encoder: Encoder, tmp_path: Pat
     assert rag["unseen"]["em"]["mean"] == 0.0
     assert rag["unseen"]["f1"]["mean"] < ours["unseen"]["f1"]["mean"] < 1
     assert ours["unseen"]["em"]["mean"] == 0.75
+    [drawn] = paper_figures(tmp_path)
+    assert len(drawn.tables[0].rows) == 4, "splits times methods"
 
 
 def test_a_judge_is_asked_about_as_many_as_wanted(encoder: Encoder, tmp_path: Path) -> None:
