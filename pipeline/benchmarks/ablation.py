@@ -75,9 +75,9 @@ def ablation(
     rows: list[dict[str, Any]] = []
     losses: dict[str, list[float]] = {}
     counts: dict[str, int] = {}
+    found = {seed: drawn(graph, kv, ablation.rows, seed) for seed in ablation.seeds}
     for seed, (name, kinds) in product(ablation.seeds, TAUGHT.items()):
-        found = drawn(graph, kv, ablation.rows, seed)
-        taken = pa.concat_tables([found[kind] for kind in kinds])
+        taken = pa.concat_tables([found[seed][kind] for kind in kinds])
         system, curve = school.taught(taken, "right", seed, f"{name}, seed {seed}")
         losses.setdefault(name, []).extend(last(curve))
         counts[name] = len(taken)

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from pipeline.config import CONF, ConfigError, Paths, options, section, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import bootstrap
-from pipeline.evaluation.learning import KINDS, PAIRINGS, School, drawn, last, thinned
+from pipeline.evaluation.learning import PAIRINGS, School, drawn, last, thinned
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.settings import Memory
@@ -70,6 +70,7 @@ def pairing(
 ) -> None:
     """Train with every encoder and pairing, with every seed."""
     graph, kv = Graph.read(paths.tables, relations=paths.kv), read_table(paths.kv, "kv")
+    rows = {seed: pa.concat_tables(drawn(graph, kv, pairing.rows, seed).values()) for seed in pairing.seeds}
     reader = Reader(lm, trainer.device)
     figures: dict[str, Any] = {}
     for name in pairing.encoders:
@@ -78,10 +79,7 @@ def pairing(
         school = School(pairing.entry, reader, texts, memory, train, trainer, pairing.steps, out)
         curves: dict[str, list[pd.DataFrame]] = {}
         for seed, kind in product(pairing.seeds, pairing.pairings):
-            kinds = drawn(graph, kv, pairing.rows, seed)
-            title = f"{encoder.name}, {kind}, seed {seed}"
-            rows = pa.concat_tables([kinds[one] for one in KINDS])
-            _, curve = school.taught(rows, kind, seed, title)
+            _, curve = school.taught(rows[seed], kind, seed, f"{encoder.name}, {kind}, seed {seed}")
             curves.setdefault(kind, []).append(curve)
         figures[encoder.name] = {kind: _figures(found, pairing) for kind, found in curves.items()}
     told = provenance(overridden("python -m pipeline.benchmark pairing"), pairing.seeds)

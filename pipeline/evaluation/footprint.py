@@ -22,6 +22,7 @@ from pipeline.evaluation.systems import needed, system_on
 from pipeline.evaluation.variants import Variant
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.store import KnowledgeMemory
+from pipeline.model.closedbook import ClosedBook
 from pipeline.model.reader import Reader
 from pipeline.weights import Encoder, LanguageModel
 
@@ -135,7 +136,9 @@ def measure(job: Job, machine: Machine) -> dict[str, Any]:
     gauge.restart()
     kept = gauge.reserved()
     texts = TextEncoder(machine.encoder, device)
-    memory = KnowledgeMemory.open(job.memory, needed(job.variant.method, job.variant.memory), texts)
+    settings = needed(job.variant.method, job.variant.memory)
+    reads = not isinstance(job.variant.method, ClosedBook)
+    memory = KnowledgeMemory.open(job.memory, settings, texts) if reads else KnowledgeMemory(settings, texts)
     system = system_on(job.variant.method, reader, texts, memory)
     if job.trained:
         job.variant.load(system, machine.paths, job.seed)

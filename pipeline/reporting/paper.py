@@ -55,9 +55,9 @@ def _drawn(file: Path, kind: str) -> Drawn:
     try:
         title, notes, tables, shown = KINDS[kind](told)
         machine = told["machine"]
-        made = (
-            f"{told['command']}; commit {told['commit'][:12]}, {machine.get('gpu') or machine['processor']}"
-        )
+        commit, _, state = told["commit"].partition("-")
+        of = f"{commit[:12]}{f' ({state})' if state else ''}"
+        made = f"{told['command']}; commit {of}, {machine.get('gpu') or machine['processor']}"
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: is not what `{kind}` writes ({error!r}); measure it again") from error
     return Drawn(file.stem, title, [*notes, f"{made}."], tables, panels(shown))
@@ -77,7 +77,11 @@ def footprint(told: Figures) -> Content:
         f"{max((row.get('lm') or 0) for row in rows) / MIB:,.0f}, and milliseconds a question "
         f"({told['measured']})."
     ]
-    notes += [f"{row['entry']}, {row['facts']:,} facts: {row['reason']}." for row in rows if row["reason"]]
+    for entry in entries:
+        first = next((row for row in rows if row["entry"] == entry and row["reason"]), None)
+        if first:
+            reason = first["reason"].removeprefix(f"{entry}: ").rstrip(".")
+            notes.append(f"{entry} was not possible with {first['facts']:,} facts: {reason}.")
     shown = [
         Panel("memory beyond the language model", _filled(memory), "facts", "MiB", "xy"),
         Panel("time of a question", _filled(time), "facts", "ms", "xy"),

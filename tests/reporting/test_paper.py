@@ -12,7 +12,7 @@ from tests.reporting.test_report import Page, evaluate, make
 
 MADE = {
     "command": "python -m pipeline.benchmark",
-    "commit": "0123456789abcdef",
+    "commit": "0123456789abcdef-dirty",
     "versions": {},
     "machine": {"processor": "P", "gpu": "a <big> one"},
     "seeds": [0],
@@ -102,7 +102,7 @@ def test_every_kind_is_shown_in_the_papers_order(folder):
     for one in drawn:
         assert one.tables
         assert all(table.rows for table in one.tables)
-        assert one.notes[-1] == "python -m pipeline.benchmark; commit 0123456789ab, a <big> one."
+        assert one.notes[-1] == "python -m pipeline.benchmark; commit 0123456789ab (dirty), a <big> one."
         assert svg(one.plot, one.name).startswith("<svg")
 
 
@@ -111,7 +111,7 @@ def test_tables_say_what_the_files_say(folder):
     for line in (
         "| ours | 7 500.0 ms | 8 500.0 ms |",
         "| icl | 1,234 500.0 ms | not possible |",
-        "icl, 1,000 facts: too many <facts>.",
+        "icl was not possible with 1,000 facts: too many <facts>.",
         "beyond the language model's 300",
         "| unseen | ours | " + "90.0 [80.0, 100.0] | " * 4 + "70.0 [60.0, 80.0] | 1 of 8 |",
         "| unseen | rag | " + "80.0 [70.0, 90.0] | " * 4 + "— | — |",
