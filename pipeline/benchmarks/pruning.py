@@ -89,6 +89,7 @@ def pruning(
         for variant in variants:
             for seed in grounding.seeds:
                 system = variant.open(lm, encoder, graph, paths, trainer.device, seed)
+                facts = pruning.facts or len(system.memory)
                 asked = probes(graph, questions, grounding, seed)
                 for axis, number, row in _along(system, graph, asked, steps, pruning, grounding, seed):
                     found.setdefault((variant.name, axis, number), []).append(row)
@@ -99,7 +100,7 @@ def pruning(
     ]
     told = provenance(overridden("python -m pipeline.benchmark pruning"), grounding.seeds)
     told |= {
-        "facts": pruning.facts or int(graph.live(0).sum()),
+        "facts": facts,
         "others": asdict(PAPER),
         "figures": rows,
     }

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from pipeline.evaluation.runs import AFTER
 
@@ -192,6 +193,10 @@ def panels(shown: Sequence[Panel]) -> Figure:
                 axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
             if panel.log:
                 axes.set_xscale("log")
+                every_x = sorted({point.x for points in panel.series.values() for point in points})
+                if len(every_x) <= 8:
+                    axes.set_xticks(every_x, [f"{x:,g}" for x in every_x], fontsize=8)
+                    axes.xaxis.set_minor_locator(NullLocator())
             if panel.log == "xy":
                 axes.set_yscale("log")
         for axes in every[len(shown) :]:

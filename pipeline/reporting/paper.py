@@ -161,8 +161,8 @@ def pruning(told: Figures) -> Content:
         if (found := [row["roots"] for row in rows if row["entry"] == entry and row["roots"]])
     )
     notes = [
-        f"In percent, over {told['facts']:,} facts; where another number is swept, {others}. Where k_R is "
-        f"the number of roots, they prune nothing: {roots}. Broken lines: without pruning."
+        f"In percent, over {told['facts']:,} facts; the others are {others}. A k_R of all roots or "
+        f"more prunes nothing: {roots}. Broken lines: without pruning."
     ]
     return "Pruning (figure 6)", notes, tables, shown
 
