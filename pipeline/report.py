@@ -1,7 +1,8 @@
 """Gathers what every stage found into `reports/`: figures, plots, a page and a table.
 
-Writes `metrics.json` (DVC metrics), `plots/*.csv` and `plots/*.png` (DVC plots), `report.html` and
-`results.md`. Nothing in them depends on when or where the stage runs, so the same inputs give the same bytes.
+Beside what the stages left, it shows the measurements in `reports/figures/`, where there are any. Writes
+`metrics.json` (DVC metrics), `plots/*.csv` and `plots/*.png` (DVC plots), `report.html` and `results.md`.
+Nothing in them depends on when or where the stage runs, so the same inputs give the same bytes.
 """
 
 import json
@@ -16,6 +17,7 @@ from pipeline.evaluation.summary import Bootstrap
 from pipeline.reporting import content, figures, gather
 from pipeline.reporting.compare import comparisons, locality, reference
 from pipeline.reporting.page import headline, page
+from pipeline.reporting.paper import paper_figures
 
 
 @stage
@@ -40,6 +42,9 @@ def report(paths: Paths, seed: int, out: Path) -> None:
         plots["training"] = figures.training(curves, names)
         tables["training"] = pd.concat([curve.assign(method=name) for name, curve in curves.items()])
 
+    paper = paper_figures(paths.reports / "figures")
+    plots |= {drawn.name: drawn.plot for drawn in paper}
+
     (out / "plots").mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
         figures.save_png(plot, out / "plots" / f"{name}.png")
@@ -48,7 +53,7 @@ def report(paths: Paths, seed: int, out: Path) -> None:
     numbers = json.dumps(content.flat(methods, pairs, locals_, stages), indent=2, allow_nan=False)
     results = content.per_split(methods, "em")
     _write(out / "metrics.json", numbers)
-    _write(out / "report.html", page(methods, pairs, locals_, stages, plots))
+    _write(out / "report.html", page(methods, pairs, locals_, stages, plots, paper))
     _write(out / "results.md", f"{_legend(methods)}\n\n{results.markdown()}")
     sys.stdout.write(f"\n{_legend(methods)}\n\n{results.plain()}\n\n{headline(methods)}\n")
     sys.stdout.write(f"The report: {out / 'report.html'}\n")

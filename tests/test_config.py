@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from pipeline.config import CONF, ROOT, ConfigError, arguments, choices, options, section
+from tests.test_structure import UNTRACKED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / "pipeline").mkdir(exist_ok=True)
         shutil.copy(ROOT / "pipeline" / name, tmp_path / "pipeline" / name)
     (tmp_path / "pipeline" / "probe.py").write_text(PROBE, encoding="utf-8")
-    for group in ("logger", "grounding", "memory_scale", "perplexity", "speed", "variants"):
+    for group in UNTRACKED:
         shutil.copytree(CONF / group, tmp_path / "conf" / group)
     shared = (CONF / "config.yaml").read_text(encoding="utf-8")
     assert "  - method: ours\n" in shared

@@ -17,7 +17,18 @@ from pipeline.kg.facts import read_table
 from pipeline.model.settings import AtlasKv
 from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import CPU, LIGHTNING, SILENT, closed_book, dysk, ours, rag, training, vector
+from tests.model.tiny_systems import (
+    CPU,
+    LIGHTNING,
+    SILENT,
+    closed_book,
+    dysk,
+    icl,
+    ours,
+    rag,
+    training,
+    vector,
+)
 from tests.tiny import SmallWorld, memory_settings
 
 pytestmark = LIGHTNING
@@ -53,6 +64,7 @@ def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
         ("dysk", dysk()),
         ("kblam", vector(rows="synthetic")),
         ("atlaskv", vector(AtlasKv, roots=99, inner=99, leaves=200)),
+        ("icl", icl(tuned=False)),
         ("closed_book", closed_book()),
         ("majority", Majority()),
     ],

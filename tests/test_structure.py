@@ -42,9 +42,14 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.m
 """Modules to run that are no stage of the DAG."""
 
 MEASUREMENTS = (
+    "pipeline.benchmarks.ablation",
+    "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.memory_scale",
+    "pipeline.benchmarks.pairing",
     "pipeline.benchmarks.perplexity",
+    "pipeline.benchmarks.pruning",
+    "pipeline.benchmarks.relevance",
     "pipeline.benchmarks.speed",
     "pipeline.benchmarks.variants",
 )
@@ -53,7 +58,19 @@ MEASUREMENTS = (
 CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
-UNTRACKED = {"logger", "grounding", "memory_scale", "perplexity", "speed", "variants"}
+UNTRACKED = {
+    "logger",
+    "ablation",
+    "footprint",
+    "grounding",
+    "pairing",
+    "perplexity",
+    "pruning",
+    "relevance",
+    "speed",
+    "memory_scale",
+    "variants",
+}
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
 ITEM = {"method"}

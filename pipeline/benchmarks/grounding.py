@@ -30,6 +30,7 @@ from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.settings import Memory
 from pipeline.model.closedbook import ClosedBook
 from pipeline.model.dysk import Dysk
+from pipeline.model.icl import Icl
 from pipeline.model.rag import Rag
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -106,8 +107,8 @@ def chosen(text: str, memory: Memory) -> Variant:
         ConfigError: there is no such method or value, or it finds no facts.
     """
     variant = Variant.read(text, memory)
-    if isinstance(variant.method, ClosedBook):
-        raise ConfigError("grounding.methods: closed_book finds no facts; leave it out")
+    if isinstance(variant.method, ClosedBook | Icl):
+        raise ConfigError(f"grounding.methods: {text} finds no facts; leave it out")
     return replace(variant, name=FROZEN) if isinstance(variant.method, Rag) else variant
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.config import UserError
 from pipeline.evaluation.environment import provenance
 
-UNTRAINED = ("closed_book", "majority", "atlaskv_flat")
+UNTRAINED = ("closed_book", "majority", "atlaskv_flat", "icl")
 TRAIN_ONLY, EVALUATE_ONLY = ("train", "trainer", "logger"), ("evaluate",)
 
 

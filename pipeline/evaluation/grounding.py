@@ -151,13 +151,27 @@ def places(
     found: dict[str, list[int]] = {name: [] for name in asked[0].texts}
     for group, held in memories([rows[0] for rows in gold], every, size, seed):
         with memory.only(held), system.attached():
-            for start in range(group.start, group.stop, batch):
-                part = range(start, min(start + batch, group.stop))
-                for name, seen in found.items():
-                    ranked = system.ground([asked[place].texts[name] for place in part], DEPTH).tolist()
-                    seen += [_place(row, gold[place]) for place, row in zip(part, ranked, strict=True)]
+            for name, seen in found.items():
+                texts = [asked[place].texts[name] for place in group]
+                seen += ranked(system, texts, [gold[place] for place in group], batch)
     return found
 
 
-def _place(ranked: Sequence[int], gold: Sequence[int]) -> int:
-    return next((place for place, fact in enumerate(ranked, start=1) if fact in gold), 0)
+def ranked(system: System, texts: Sequence[str], gold: Sequence[Sequence[int]], batch: int) -> list[int]:
+    """Return the place from 1 of the first right fact of each question, 0 beyond `DEPTH`.
+
+    Args:
+        system: attached.
+        texts: the questions.
+        gold: for each the facts that answer it, as ids of the memory.
+        batch: questions at a time.
+    """
+    found: list[int] = []
+    for start in range(0, len(texts), batch):
+        best = system.ground(texts[start : start + batch], DEPTH).tolist()
+        found += [_place(row, right) for row, right in zip(best, gold[start : start + batch], strict=True)]
+    return found
+
+
+def _place(best: Sequence[int], gold: Sequence[int]) -> int:
+    return next((place for place, fact in enumerate(best, start=1) if fact in gold), 0)

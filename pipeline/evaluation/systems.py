@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.config import Paths
+from pipeline.config import Paths, UserError
 from pipeline.evaluation.methods import Answerer, Answers, register
 from pipeline.kg.facts import Graph
 from pipeline.memory.encoder import TextEncoder
@@ -16,6 +16,7 @@ from pipeline.model.adapter import load_adapter
 from pipeline.model.closedbook import ClosedBook, ClosedBookSystem
 from pipeline.model.dysk import Dysk, DyskSystem
 from pipeline.model.facts import FactVectors, rotate_vectors
+from pipeline.model.icl import Icl, IclSystem
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag, RagSystem
 from pipeline.model.reader import Reader
@@ -24,7 +25,7 @@ from pipeline.model.system import System
 from pipeline.model.vector import VectorSystem
 from pipeline.weights import Encoder, LanguageModel
 
-Method = Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvFlat | AtlasKvAux | ClosedBook
+Method = Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvFlat | AtlasKvAux | Icl | ClosedBook
 NAMES: dict[type, str] = {
     Ours: "ours",
     Rag: "rag",
@@ -34,9 +35,10 @@ NAMES: dict[type, str] = {
     AtlasKv: "atlaskv",
     AtlasKvFlat: "atlaskv_flat",
     AtlasKvAux: "atlaskv_aux",
+    Icl: "icl",
     ClosedBook: "closed_book",
 }
-ADAPTERS = {"atlaskv_flat": "atlaskv"}
+ADAPTERS = {"atlaskv_flat": "atlaskv", "icl": "rag"}
 """Methods that answer with the adapter of another one."""
 LAYOUTS = dict.fromkeys((Rag, Kblam, KblamSameRows, AtlasKv, AtlasKvFlat, AtlasKvAux), "slot") | {
     Dysk: "factored"
@@ -59,19 +61,41 @@ def open_system(
         UserError: an output of an earlier stage or the weights are missing.
     """
     texts = TextEncoder(encoder, device)
-    settings = replace(memory, layout=LAYOUTS.get(type(method), memory.layout))
-    facts = KnowledgeMemory.open(paths.index, settings, texts)
+    facts = KnowledgeMemory.open(paths.index, needed(method, memory), texts)
     reader = Reader(lm, device)
+    if isinstance(method, Dysk):
+        rotate = rotate_vectors(paths.rotate / "rotate.safetensors", graph)
+        return DyskSystem(method, reader, texts, facts, FactVectors(facts, method.space, *rotate))
+    return system_on(method, reader, texts, facts)
+
+
+def needed(method: Method, memory: Memory) -> Memory:
+    """Return the memory's settings with the layout that the method needs."""
+    return replace(memory, layout=LAYOUTS.get(type(method), memory.layout))
+
+
+def system_on(method: Method, reader: Reader, texts: TextEncoder, facts: KnowledgeMemory) -> System:
+    """Return the untrained system of `method` on what is open already.
+
+    Raises:
+        UserError: it is `dysk`, whose vectors of facts belong to the graph.
+    """
     if isinstance(method, Ours):
         return OurSystem(method, reader, texts, facts)
     if isinstance(method, Rag):
         return RagSystem(method, reader, texts, facts)
     if isinstance(method, Vector):
         return VectorSystem(method, reader, texts, facts)
+    if isinstance(method, Icl):
+        return IclSystem(method, reader, texts, facts)
     if isinstance(method, ClosedBook):
         return ClosedBookSystem(method, reader, texts, facts)
-    rotate = rotate_vectors(paths.rotate / "rotate.safetensors", graph)
-    return DyskSystem(method, reader, texts, facts, FactVectors(facts, method.space, *rotate))
+    raise UserError("dysk needs the graph's RotatE vectors, which a memory alone lacks; leave it out")
+
+
+def has_adapter(method: Method) -> bool:
+    """Return whether a method answers with an adapter, its own or another one's."""
+    return method.tuned if isinstance(method, Icl) else not isinstance(method, ClosedBook)
 
 
 class SystemAnswerer:
@@ -114,7 +138,7 @@ def _answerer(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     system = open_system(method, memory, lm, encoder, graph, paths, device)
     name = NAMES[type(method)]
-    if not isinstance(method, ClosedBook):
+    if has_adapter(method):
         load_adapter(system, paths.adapters / ADAPTERS.get(name, name))
     return SystemAnswerer(name, system.eval(), graph)
 

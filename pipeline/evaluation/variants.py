@@ -8,11 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline.config import CONF, ConfigError, Paths, section
-from pipeline.evaluation.systems import ADAPTERS, NAMES, Method, open_system
+from pipeline.evaluation.systems import ADAPTERS, NAMES, Method, has_adapter, open_system
 from pipeline.kg.facts import Graph
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import load_adapter
-from pipeline.model.closedbook import ClosedBook
 from pipeline.model.system import System
 from pipeline.weights import Encoder, LanguageModel
 
@@ -63,9 +62,14 @@ class Variant:
     ) -> System:
         """Return its system, with the adapter of `seed` where it is to be trained and has one."""
         system = open_system(self.method, self.memory, lm, encoder, graph, paths, device)
-        if trained and not isinstance(self.method, ClosedBook):
-            load_adapter(system, Path(str(paths.adapters).replace(SEED, str(seed))) / self.folder)
+        if trained:
+            self.load(system, paths, seed)
         return system.eval()
+
+    def load(self, system: System, paths: Paths, seed: int) -> None:
+        """Put the adapter of `seed` into `system`, where the method has one."""
+        if has_adapter(self.method):
+            load_adapter(system, Path(str(paths.adapters).replace(SEED, str(seed))) / self.folder)
 
 
 def _changed(values: Any, changes: list[str]) -> Any:

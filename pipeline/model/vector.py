@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +15,7 @@ from pipeline.config import UserError
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.memory.tree import build_tree
+from pipeline.memory.tree import Tree, build_tree
 from pipeline.model.beside import Bank, FactsBeside, Pruning, attentions, inject, query_weight, reading
 from pipeline.model.knowledge import KnowledgeMaps, size_shift
 from pipeline.model.losses import auxiliary_loss
@@ -62,7 +63,7 @@ class VectorSystem(System):
         self.register_buffer("steps", torch.tensor(0))
         self._known: tuple[Adjacency, Bank] | None = None
         self._scale: tuple[Bank, int, Float[Tensor, " M"]] | None = None
-        self._pruning: tuple[Float[Tensor, " M"], Pruning] | None = None
+        self._tree: tuple[Float[Tensor, " M"], Tree] | None = None
         self.to(reader.device)
 
     @property
@@ -194,13 +195,13 @@ class VectorSystem(System):
     @property
     def pruning(self) -> Pruning | None:
         """HiKVP's tree over the normalised keys, built anew after a change; None where all facts are read."""
-        if not self.method.roots:
+        method, scale = self.method, self.scale
+        if not method.roots:
             return None
-        scale = self.scale
-        if self._pruning is None or self._pruning[0] is not scale:
-            tree = build_tree(self.bank.keys * scale[:, None], self.method.roots, self.method.inner)
-            self._pruning = scale, Pruning(tree, self.method.leaves)
-        return self._pruning[1]
+        if self._tree is None or self._tree[0] is not scale:
+            self._tree = scale, build_tree(self.bank.keys * scale[:, None], method.roots, method.inner)
+        tree = replace(self._tree[1], roots_kept=method.roots, inner_kept=method.inner)
+        return Pruning(tree, method.leaves)
 
     @property
     def scale(self) -> Float[Tensor, " M"]:

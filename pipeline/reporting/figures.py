@@ -1,6 +1,7 @@
 """The report's plots, each drawn once and kept as PNG and as an SVG that follows the page's colours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from pipeline.evaluation.runs import AFTER
 
@@ -147,6 +149,62 @@ def training(curves: dict[str, pd.DataFrame], methods: Sequence[str]) -> Figure:
     return figure
 
 
+@dataclass(frozen=True)
+class Point:
+    """A mean at x with its interval; without one, the bounds are the mean."""
+
+    x: float
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One set of axes: lines by name."""
+
+    title: str
+    series: Mapping[str, Sequence[Point]]
+    x: str
+    y: str
+    log: str = ""
+    """Which axes are logarithmic: "", "x" or "xy"."""
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    """Names of values of x, where they are no numbers; points are not joined then."""
+    levels: Mapping[str, float] = field(default_factory=dict)
+    """Horizontal lines, each in the colour of the series of its name."""
+
+
+def panels(shown: Sequence[Panel]) -> Figure:
+    """Plot panels side by side; a series has the same colour in all of them."""
+    with matplotlib.rc_context(_STYLE):
+        columns = min(3, len(shown))
+        rows = -(-len(shown) // columns)
+        figure = Figure(figsize=(10, 0.6 + 3.0 * rows), layout="constrained")
+        every = list(figure.subplots(rows, columns, squeeze=False).flat)
+        styles = style_of(list(dict.fromkeys(name for panel in shown for name in panel.series)))
+        for axes, panel in zip(every, shown, strict=False):
+            axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
+            for name, points in panel.series.items():
+                _points(axes, panel, points, name, *styles[name])
+            for name, level in panel.levels.items():
+                axes.axhline(level, color=styles[name][0], linewidth=1, linestyle=(0, (4, 3)))
+            if panel.ticks:
+                axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
+            if panel.log:
+                axes.set_xscale("log")
+                every_x = sorted({point.x for points in panel.series.values() for point in points})
+                if len(every_x) <= 8:
+                    axes.set_xticks(every_x, [f"{x:,g}" for x in every_x], fontsize=8)
+                    axes.xaxis.set_minor_locator(NullLocator())
+            if panel.log == "xy":
+                axes.set_yscale("log")
+        for axes in every[len(shown) :]:
+            axes.set_visible(False)
+        _legend(figure)
+    return figure
+
+
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure on white; the same figure gives the same bytes."""
     with matplotlib.rc_context(_STYLE):
@@ -193,6 +251,24 @@ def _name_splits(axes: Axes, splits: Sequence[str], counts: "pd.Series[int]") ->
                 va="bottom",
                 fontsize=9,
             )
+
+
+def _points(axes: Axes, panel: Panel, points: Sequence[Point], name: str, colour: str, marker: str) -> None:
+    place = list(panel.series).index(name)
+    shift = _offsets(len(panel.series))[place] if panel.ticks else 0.0
+    many = len(points) > 30
+    axes.errorbar(
+        [point.x + shift for point in points],
+        [point.mean for point in points],
+        yerr=[[max(0.0, p.mean - p.low) for p in points], [max(0.0, p.high - p.mean) for p in points]],
+        fmt=("" if many else marker) + ("" if panel.ticks else "-"),
+        color=colour,
+        label=name,
+        markersize=5,
+        linewidth=1.6,
+        elinewidth=0 if many else 1.5,
+        capsize=0 if many else 2,
+    )
 
 
 def _curve(axes: Axes, points: pd.DataFrame, colour: str, label: str) -> None:

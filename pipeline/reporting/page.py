@@ -12,6 +12,7 @@ from pipeline.reporting import content
 from pipeline.reporting.compare import Comparison, reference, split_names, worst
 from pipeline.reporting.figures import svg
 from pipeline.reporting.gather import Figures, Method
+from pipeline.reporting.paper import Drawn
 from pipeline.reporting.tables import Cell, Table, number
 
 TITLE = "What the models answer from the knowledge graph"
@@ -25,6 +26,7 @@ def page(
     locals_: Sequence[Comparison],
     stages: Figures,
     plots: dict[str, Figure],
+    paper: Sequence[Drawn],
 ) -> str:
     """Return the whole page; every text that comes from data or a model is escaped."""
     sections = [
@@ -35,6 +37,7 @@ def page(
         ("refusal", "Refusal", _refusal(methods)),
         ("cost", "Time and size", _cost(methods, stages)),
         ("training", "Training", _training(plots)),
+        ("paper", "The paper's figures", _paper(paper)),
         ("limits", "What this does not show", _limits(methods, pairs)),
         ("errors", "Worst errors", _errors(methods)),
         ("stages", "What each stage reported", _stages(methods, stages)),
@@ -164,6 +167,19 @@ def _cost(methods: Sequence[Method], stages: Figures) -> str:
 
 def _training(plots: dict[str, Figure]) -> str:
     return _figure(plots, "training", "Every logged quantity by training step; faint points, running mean.")
+
+
+def _paper(paper: Sequence[Drawn]) -> str:
+    blocks = []
+    for drawn in paper:
+        *notes, made = (f"<p>{escape(note)}</p>" for note in drawn.notes)
+        tables = "".join(table.html() for table in drawn.tables)
+        plot = _figure({drawn.name: drawn.plot}, drawn.name, drawn.title)
+        soft = made.replace("<p>", '<p class="soft">', 1)
+        blocks.append(
+            f"<h3>{escape(drawn.title)}: {escape(drawn.name)}</h3>{''.join(notes)}{plot}{tables}{soft}"
+        )
+    return "\n".join(blocks)
 
 
 def _errors(methods: Sequence[Method]) -> str:

@@ -2,8 +2,8 @@
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`: `dag` is drawn from dvc.yaml, `results`
 comes from reports/metrics.json, `gpu` from the JSON files below reports/h100/, `grounding` from those in
-reports/h100/grounding/, `variants` from those in reports/variants/, `ledger` from reports/acceptance.json.
-The same files give the same text.
+reports/h100/grounding/, `variants` from those in reports/variants/, `figures` from those in reports/figures/,
+`ledger` from reports/acceptance.json. The same files give the same text.
 """
 
 import json
@@ -18,6 +18,7 @@ import yaml
 from pipeline.config import ROOT, UserError
 from pipeline.reporting.content import SPLITS
 from pipeline.reporting.gather import Figures, read_json
+from pipeline.reporting.paper import paper_figures
 from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, percent
 
 PAGES = ("README.md", "docs/methods.md")
@@ -123,6 +124,17 @@ def variants(root: Path) -> str:
     return "\n\n".join(shown) or "_Not measured yet._"
 
 
+def figures(root: Path) -> str:
+    """Return the tables of the paper's figures that were measured; nothing where none was."""
+    shown = []
+    for drawn in paper_figures(root / "reports" / "figures"):
+        *notes, made = drawn.notes
+        source = f"[{drawn.name}.json](../reports/figures/{drawn.name}.json)"
+        tables = [table.markdown() for table in drawn.tables]
+        shown.append("\n\n".join([f"**{drawn.title}** {' '.join(notes)} ({source}: {made})", *tables]))
+    return "\n\n".join(shown)
+
+
 def ledger(root: Path) -> str:
     """Return how many lines of each issue hold, and which don't, with the reason."""
     file = root / "reports" / "acceptance.json"
@@ -156,6 +168,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "gpu": gpu,
     "grounding": grounding,
     "variants": variants,
+    "figures": figures,
     "ledger": ledger,
 }
 

@@ -133,10 +133,13 @@ def test_what_is_kept_of_all_facts_follows_them_and_the_maps(make: Callable[...,
     with torch.no_grad():
         first, pruning = system.scale, system.pruning
         assert system.scale is first
-        assert system.pruning is pruning
+        assert system.pruning.tree.leaves is pruning.tree.leaves
+        system.method = replace(system.method, roots=1)
+        assert system.pruning.tree.leaves is pruning.tree.leaves, "what is kept changes no tree"
+        assert (system.pruning.tree.roots_kept, pruning.tree.roots_kept) == (1, 4)
         system.memory.upsert([Fact("Q1", "P36", "Q2")])
         assert len(system.scale) == len(first) + 1
-        assert system.pruning is not pruning
+        assert len(system.pruning.tree.leaves) == len(first) + 1
         before = system.scale
         system.maps.keys.mul_(2.0)
         torch.testing.assert_close(system.scale, before / 2, rtol=1e-3, atol=1e-4)

@@ -11,6 +11,7 @@ from pipeline.evaluation.systems import Method, open_system
 from pipeline.model.closedbook import ClosedBook
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import Train
+from pipeline.model.icl import Icl
 from pipeline.model.rag import Rag
 from pipeline.model.retrieval import Retrieval
 from pipeline.model.settings import Kblam, Ours, Vector
@@ -74,6 +75,18 @@ def rag(**changes: Any) -> Rag:
         "answer_tokens": 4,
     }
     return Rag(**(values | changes))
+
+
+def icl(**changes: Any) -> Icl:
+    values: dict[str, Any] = {
+        "tuned": True,
+        "projections": ["q_proj", "v_proj"],
+        "rank": 2,
+        "rank_alpha": 4.0,
+        "fact_tokens": 6,
+        "answer_tokens": 4,
+    }
+    return Icl(**(values | changes))
 
 
 def dysk(**changes: Any) -> Dysk:
