@@ -60,7 +60,7 @@ test: $(VENV)/.installed-test
 		--cov-report=json:build/coverage.json --junitxml=build/junit.xml
 
 soak: $(VENV)/.installed-test
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m soak
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pytest -m soak --junitxml=build/soak.xml
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* outputs multirun wandb build

@@ -1,7 +1,8 @@
-"""Condenses what `make test` left in build/ into reports/checks.json."""
+"""Condenses what `make test`, or `make soak`, left in build/ into reports/checks.json, or soak.json."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -54,17 +55,48 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Write reports/checks.json."""
+def soaked(junit: Path) -> dict[str, Any]:
+    """Return how many of the long tests passed, and what they recorded of themselves.
+
+    Args:
+        junit: pytest's JUnit XML.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        suite = next(ElementTree.parse(junit).getroot().iter("testsuite"))
+    except (OSError, ElementTree.ParseError, StopIteration) as error:
+        raise UserError(f"{junit}: can't be read ({error}); run `make soak` first") from error
+    cases = list(suite.iter("testcase"))
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    told = {
+        entry.get("name", ""): round(float(entry.get("value", 0)))
+        for case in cases
+        for entry in case.iter("property")
+        if case not in failed
+    }
+    passed = len(cases) - len(failed) - skipped
+    return {"passed": passed, "failed": len(failed), "skipped": skipped, **told}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write reports/checks.json, or, with `soak`, reports/soak.json."""
     build = ROOT / "build"
-    found = condensed(build / "junit.xml", build / "coverage.json")
-    report = provenance("make test && python -m pipeline.reporting.checks") | {"figures": found}
+    if list(arguments) == ["soak"]:
+        name, command, found = "soak", "make soak", soaked(build / "soak.xml")
+    else:
+        name, command = "checks", "make test"
+        found = condensed(build / "junit.xml", build / "coverage.json")
+    after = " ".join(["python -m pipeline.reporting.checks", *arguments])
+    report = provenance(f"{command} && {after}") | {"figures": found}
     text = json.dumps(report, indent=1) + "\n"
-    (ROOT / "reports" / "checks.json").write_text(text, encoding="utf-8")
+    (ROOT / "reports" / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -430,6 +430,14 @@ def test_threads_write_and_search_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_threads_write_and_search_at_once_for_long(tmp_path: Path) -> None:
+def test_threads_write_and_search_at_once_for_long(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     written, searched = stressed(tmp_path, STRESS)
     assert min(written, searched) > 0
+    for name, value in (
+        ("stress_seconds", STRESS),
+        ("stress_writes", written),
+        ("stress_searches", searched),
+    ):
+        record_property(name, value)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,8 @@ def killed(writers: subprocess.Popen[str], folder: Path, sync: str, draw: random
     return done + 1, tried + 1
 
 
-def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -> None:
+def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -> tuple[int, int]:
+    """Return after how many kills a merge was half done, and after how many a change was there unacknowledged."""
     draw = random.Random(rounds)
     number = merged = during = 0
     for turn in range(rounds):
@@ -86,8 +87,7 @@ def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -
             for path in folder.iterdir():
                 generations.remove(path)
             number = 0
-    assert merged
-    assert during
+    return merged, during
 
 
 def test_a_killed_writer_leaves_what_it_acknowledged(writers: subprocess.Popen[str], tmp_path: Path) -> None:
@@ -96,9 +96,13 @@ def test_a_killed_writer_leaves_what_it_acknowledged(writers: subprocess.Popen[s
 
 @pytest.mark.soak
 def test_a_writer_killed_at_many_points_leaves_what_it_acknowledged(
-    writers: subprocess.Popen[str], tmp_path: Path
+    writers: subprocess.Popen[str], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    kill_and_reopen(writers, tmp_path / "memory", KILLS)
+    merged, during = kill_and_reopen(writers, tmp_path / "memory", KILLS)
+    assert merged
+    assert during
+    for name, value in (("kills", KILLS), ("kills_in_merges", merged), ("kills_in_changes", during)):
+        record_property(name, value)
 
 
 def test_a_second_writer_is_told_who_is_first_and_readers_are_let_in(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipeline.config import UserError
-from pipeline.reporting.checks import condensed
+from pipeline.reporting.checks import condensed, soaked
 
 XML = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="1" time="61.4">
 <testcase classname="tests.test_bad_input" name="a"/><testcase classname="tests.test_sweeps" name="b"/>
@@ -38,3 +38,15 @@ def test_what_is_missing_or_damaged_is_named_with_the_remedy(xml, tmp_path):
         (tmp_path / "junit.xml").write_text(xml)
     with pytest.raises(UserError, match=r"junit.xml .* run `make test` first"):
         condensed(tmp_path / "junit.xml", tmp_path / "coverage.json")
+
+
+SOAK = """<testsuites><testsuite tests="4"><testcase name="a"><properties><property name="kills" value="1000"/>
+</properties></testcase><testcase name="b"><properties><property name="seconds" value="600.0"/></properties>
+<failure>no</failure></testcase><testcase name="c"><skipped/></testcase><testcase name="d"/></testsuite></testsuites>"""
+
+
+def test_what_long_tests_record_is_taken_over_where_they_passed(tmp_path):
+    (tmp_path / "soak.xml").write_text(SOAK)
+    assert soaked(tmp_path / "soak.xml") == {"passed": 2, "failed": 1, "skipped": 1, "kills": 1000}
+    with pytest.raises(UserError, match=r"absent.xml.* run `make soak` first"):
+        soaked(tmp_path / "absent.xml")
