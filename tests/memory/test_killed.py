@@ -68,7 +68,7 @@ def killed(writers: subprocess.Popen[str], folder: Path, sync: str, draw: random
 
 
 def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -> tuple[int, int]:
-    """Return after how many kills a merge was half done, and after how many a change was there unacknowledged."""
+    """Return after how many kills a merge was half done, and a change there that nobody was told of."""
     draw = random.Random(rounds)
     number = merged = during = 0
     for turn in range(rounds):

@@ -40,9 +40,10 @@ def test_what_is_missing_or_damaged_is_named_with_the_remedy(xml, tmp_path):
         condensed(tmp_path / "junit.xml", tmp_path / "coverage.json")
 
 
-SOAK = """<testsuites><testsuite tests="4"><testcase name="a"><properties><property name="kills" value="1000"/>
-</properties></testcase><testcase name="b"><properties><property name="seconds" value="600.0"/></properties>
-<failure>no</failure></testcase><testcase name="c"><skipped/></testcase><testcase name="d"/></testsuite></testsuites>"""
+SOAK = """<testsuites><testsuite tests="4">
+<testcase name="a"><properties><property name="kills" value="1000"/></properties></testcase>
+<testcase name="b"><properties><property name="seconds" value="6.0"/></properties><failure/></testcase>
+<testcase name="c"><skipped/></testcase><testcase name="d"/></testsuite></testsuites>"""
 
 
 def test_what_long_tests_record_is_taken_over_where_they_passed(tmp_path):
