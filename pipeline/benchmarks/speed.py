@@ -59,8 +59,8 @@ class Speed:
     """Batches of each size, each timed in every way."""
     steps: int
     """Steps of decoding that are timed together."""
-    compiled: bool
-    """Whether torch compiles prefill and step, of the bare model too."""
+    backend: str
+    """What torch compiles prefill and step with, of the bare model too: `inductor`; "" for nothing."""
     bootstrap_samples: int
     """Resamples of the repeats behind each interval."""
 
@@ -130,10 +130,8 @@ def timed(
     """
     shape = (size, settings.prompt_tokens, settings.answer_tokens)
     reader = system.reader
-    bare = Decoder(reader, *shape, compiled=settings.compiled)
-    reads = Decoder(
-        reader, *shape, settings.fact_tokens, system.method.first_layer, compiled=settings.compiled
-    )
+    bare = Decoder(reader, *shape, backend=settings.backend)
+    reads = Decoder(reader, *shape, settings.fact_tokens, system.method.first_layer, settings.backend)
     clock = _Clock(reader.device)
     for turn in tqdm(range(settings.repeats + WARM_UP), desc=title, unit="batch"):
         batch = [texts[(turn * size + place) % len(texts)] for place in range(size)]

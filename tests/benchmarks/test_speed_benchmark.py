@@ -19,7 +19,7 @@ from tests.tiny import SmallWorld, memory_settings
 def settings(**changes: Any) -> Speed:
     values: dict[str, Any] = {"entries": [f"ours:{SIZES}@mine"], "seed": 0, "split": "unseen"}
     values |= {"batch_sizes": [1, 3], "prompt_tokens": 64, "answer_tokens": 5, "fact_tokens": 150}
-    values |= {"repeats": 2, "steps": 3, "compiled": False, "bootstrap_samples": 20}
+    values |= {"repeats": 2, "steps": 3, "backend": "", "bootstrap_samples": 20}
     return Speed(**(values | changes))
 
 
