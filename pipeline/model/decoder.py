@@ -70,6 +70,8 @@ class Decoder:
             (questions, 1, 1, self.length), self.hidden, dtype=reader.lm.dtype, device=reader.device
         )
         self.positions = torch.zeros(questions, 1, dtype=torch.long, device=reader.device)
+        self._lengths = [layer.cumulative_length for layer in self.cache.layers]
+        self._start = torch.full_like(self._lengths[0], facts)
         self._prefill = self._compiled("prefill", backend)
         self._step = self._compiled("step", backend)
 
@@ -96,13 +98,11 @@ class Decoder:
         self.mask.fill_(self.hidden)
         if facts is not None:
             self.mask[:, 0, 0, :held] = facts.shift.to(self.mask)
-            for layer, keys, values in zip(
-                self.cache.layers[self.first_layer :], facts.keys, facts.values, strict=True
-            ):
-                layer.keys[:, :, :held] = keys.to(layer.keys)
-                layer.values[:, :, :held] = values.to(layer.values)
-        for layer in self.cache.layers:
-            layer.cumulative_length.fill_(self.facts)
+            layers = self.cache.layers[self.first_layer :]
+            places = [part[:, :, :held] for layer in layers for part in (layer.keys, layer.values)]
+            read = [part for both in zip(facts.keys, facts.values, strict=True) for part in both]
+            torch._foreach_copy_(places, read)
+        torch._foreach_copy_(self._lengths, [self._start] * len(self._lengths))
         seen = F.pad(tokens.mask, (self.prompt - width, 0)).bool()
         ids = F.pad(tokens.ids, (self.prompt - width, 0), value=self.reader.stop)
         positions = (seen.cumsum(dim=-1) - 1).clamp(min=0)
@@ -141,15 +141,18 @@ class Decoder:
         would use it up for each other. Shapes, places and the attention are those of the first call for good,
         so nothing is checked at a call, and nothing that changes elsewhere compiles it anew.
         """
-        plain = Decoder._forward
         if not backend:
-            return plain.__get__(self)
+            return self._forward
+        plain = Decoder._forward
         code = plain.__code__.replace(co_name=f"{name}_of_{len(self.mask)}")
         own = FunctionType(code, plain.__globals__).__get__(self)
         options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
         if backend == "inductor":
             options["triton.cudagraphs"] = True
-        return torch.compile(own, backend=backend, fullgraph=True, dynamic=False, options=options)
+        compiled: Callable[..., Tensor] = torch.compile(
+            own, backend=backend, fullgraph=True, dynamic=False, options=options
+        )
+        return compiled
 
     def _run(
         self,

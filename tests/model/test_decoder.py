@@ -48,9 +48,7 @@ def test_answers_with_facts_are_those_of_the_growing_cache(reader: Reader, first
             attention_mask=tokens.mask,
             position_ids=(tokens.mask.cumsum(-1) - 1).clamp(min=0),
         ).logits[:, -1]
-    decoder = Decoder(
-        reader, 3, tokens.ids.shape[1], 6, facts.shift.shape[1] + 3, first_layer, backend=""
-    )
+    decoder = Decoder(reader, 3, tokens.ids.shape[1], 6, facts.shift.shape[1] + 3, first_layer, backend="")
     with decoder.attached():
         assert torch.equal(decoder.prefill(tokens, facts), logits.argmax(-1))
         assert decoder.generate(tokens, facts) == expected
@@ -101,7 +99,7 @@ def said(decoder: Decoder, questions: list[str], facts: FactTokens | None = None
 
 
 def test_prefill_and_step_are_compiled_once_each_whatever_else_goes_on(tmp_path: Path) -> None:
-    """Over three batches of three sizes, each with another decoder beside it, as the benchmark of speed asks."""
+    """Over three batches of three sizes, with another decoder in turns, as the benchmark of speed asks."""
     reader = Reader(tiny_language_model(tmp_path), "cpu")
     change = LowRank(reader.lm, ["q_proj", "o_proj"], 1, 2, 4.0)
     for parameter in change.parameters():
