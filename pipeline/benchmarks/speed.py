@@ -7,6 +7,7 @@ computed. Milliseconds a batch and their ratios go to speed.json.
 """
 
 import json
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -26,13 +27,16 @@ from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import bootstrap
 from pipeline.evaluation.variants import Variant
 from pipeline.kg.facts import Graph, read_table
+from pipeline.memory.disk import write_whole
 from pipeline.memory.settings import Memory
 from pipeline.model.attention import FactTokens
 from pipeline.model.decoder import Decoder
+from pipeline.model.letters import nearest_letters, overlaps
 from pipeline.model.ours import OurSystem
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
+log = logging.getLogger(__name__)
 WARM_UP = 3
 """Batches that are not counted: the first ones compile."""
 
@@ -59,8 +63,8 @@ class Speed:
     """Batches of each size, each timed in every way."""
     steps: int
     """Steps of decoding that are timed together."""
-    compiled: bool
-    """Whether torch compiles prefill and step, of the bare model too."""
+    backend: str
+    """What torch compiles prefill and step with, of the bare model too: `inductor`; "" for nothing."""
     bootstrap_samples: int
     """Resamples of the repeats behind each interval."""
 
@@ -91,6 +95,8 @@ def speed(
     table = read_table(paths.kv, "questions").to_pylist()
     asked = [row["text"] for row in table if row["split"] == speed.split and row["facts"]]
     figures: dict[str, Any] = {}
+    told = provenance(overridden("python -m pipeline.benchmark speed"), [speed.seed])
+    told |= {"facts": int(graph.live(0).sum()), "settings": asdict(speed), "figures": figures}
     for entry in speed.entries:
         system = Variant.read(entry, memory).open(lm, encoder, graph, paths, trainer.device, speed.seed)
         if not isinstance(system, OurSystem):
@@ -101,9 +107,8 @@ def speed(
             figures.setdefault(entry, {})[str(size)] = summary(
                 timed(system, texts, size, speed, title), speed
             )
-    told = provenance(overridden("python -m pipeline.benchmark speed"), [speed.seed])
-    told |= {"facts": int(graph.live(0).sum()), "settings": asdict(speed), "figures": figures}
-    (out / "speed.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            # After every size: a run that is cut short keeps what it has.
+            write_whole(out / "speed.json", json.dumps(told, indent=1).encode() + b"\n")
 
 
 def drawn(system: OurSystem, asked: list[str], settings: Speed) -> list[str]:
@@ -126,15 +131,15 @@ def timed(
 ) -> dict[str, NDArray[np.float64]]:
     """Return milliseconds of each way, one a repeat.
 
-    `finding` is from the questions' text to the tokens of their facts, `question` the vector's part of it.
+    `finding` is from the questions' text to the tokens of their facts, `reading` the prefill with those.
+    What finding is made of is timed once more, each part by itself: see `_parts`.
     """
     shape = (size, settings.prompt_tokens, settings.answer_tokens)
     reader = system.reader
-    bare = Decoder(reader, *shape, compiled=settings.compiled)
-    reads = Decoder(
-        reader, *shape, settings.fact_tokens, system.method.first_layer, compiled=settings.compiled
-    )
+    bare = Decoder(reader, *shape, backend=settings.backend)
+    reads = Decoder(reader, *shape, settings.fact_tokens, system.method.first_layer, settings.backend)
     clock = _Clock(reader.device)
+    began = time.perf_counter()
     for turn in tqdm(range(settings.repeats + WARM_UP), desc=title, unit="batch"):
         batch = [texts[(turn * size + place) % len(texts)] for place in range(size)]
         with bare.attached():
@@ -152,8 +157,14 @@ def timed(
                 first = reads.prefill(reader.tokens(batch), facts)
             with clock.timing("step", settings.steps):
                 _steps(reads, first, settings.steps)
-        with clock.timing("question"):
-            system.query(batch)
+        _parts(system, batch, clock)
+        if turn == WARM_UP - 1:
+            log.info(
+                "%s: the first %d batches, which compile, took %.1f s",
+                title,
+                WARM_UP,
+                time.perf_counter() - began,
+            )
     took = {name: np.array(values[WARM_UP:]) for name, values in clock.took.items()}
     took["prefill"] = took["finding"] + took["reading"]
     took["cold prefill"] = took["cold finding"] + took["reading"]
@@ -163,6 +174,34 @@ def timed(
 def _facts(system: OurSystem, batch: list[str]) -> FactTokens:
     chosen, log_shares = system.select(batch)
     return system.fact_tokens(range(len(batch)), chosen, log_shares)
+
+
+@torch.no_grad()
+def _parts(system: OurSystem, batch: list[str], clock: "_Clock") -> None:
+    """Time each part of finding, the device waited for in between: together they take longer than at once."""
+    with clock.timing("part: question"):
+        query = system.query(batch)
+    with clock.timing("part: search"):
+        found = system.memory.search(query)
+    with clock.timing("part: score"):
+        scored = system.memory.score(query, found.facts, found.via)
+    letters = None
+    if system.letters:
+        with clock.timing("part: letters"):
+            letters = overlaps(system.memory, batch, found.facts, found.via)
+            system.letters(scored, letters)
+    with clock.timing("part: null"):
+        nearest = None if letters is None else nearest_letters(letters, scored.scores)
+        scale = system.heads.entity_log_scale.exp()
+        system.null(scored.scores, system.null.features(scored.scores, scored, scale, nearest))
+    with clock.timing("part: asking"):
+        system.asking.asks_nothing(system.reader, batch)
+    with clock.timing("part: selection, with all above"):
+        chosen, log_shares = system.select(batch)
+    with clock.timing("part: tokens of facts"):
+        system.fact_tokens(range(len(batch)), chosen, log_shares)
+    with clock.timing("part: prompt"):
+        system.reader.tokens(batch)
 
 
 def _steps(decoder: Decoder, last: Tensor, count: int) -> None:

@@ -178,8 +178,9 @@ class KnowledgeMemory:
 
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
-        fact = self.fact(row)
-        return f"The {fact.relation_noun} of {fact.head_label} is {fact.tail_label}."
+        head, relation, tail = self.triples[row].tolist()
+        names, nouns = self.entities.texts, self.relations.texts
+        return f"The {nouns[relation]} of {names[head]} is {names[tail]}."
 
     def slot_text(self, head: int, relation: int) -> str:
         """Return the key of a slot, as KG2KV words it."""

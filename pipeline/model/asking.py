@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.memory.store import KnowledgeMemory
+from pipeline.model.number import Number
 from pipeline.model.reader import Reader
 
 OPENINGS = ("The", "In", "A", "It", "On", "He", "She", "They", "We", "I", "This", "After", "But", "For", "As")
@@ -44,11 +45,12 @@ class Asking(nn.Module):
         self.register_buffer("weight", torch.zeros(2 * 3 * hidden))
         self.register_buffer("bias", torch.tensor(0.0))
         self.register_buffer("limit", torch.tensor(torch.inf))
+        self._limit = Number()
 
     @property
     def fitted(self) -> bool:
         """Whether it has been, and may refuse."""
-        return bool(self.limit < torch.inf)
+        return self._limit(self.limit) < torch.inf
 
     def forward(self, worded: Float[Tensor, "B 6C"]) -> Float[Tensor, " B"]:
         """Return b of each text, in nats."""

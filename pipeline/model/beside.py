@@ -65,6 +65,8 @@ class FactsBeside:
         shift: nats that the facts' side is raised by.
         pruning: where only some facts are read.
         scale: 1/σ of each fact's key, where it is known already.
+        shared: facts that the grounding layer selects once, for the question's tokens; all layers read those
+            alone. 0 where each layer reads for itself.
     """
 
     def __init__(
@@ -79,14 +81,16 @@ class FactsBeside:
         shift: float = 0.0,
         pruning: Pruning | None = None,
         scale: Float[Tensor, " M"] | None = None,
+        shared: int = 0,
     ) -> None:
         self.maps, self.queries, self.bank = maps, queries, bank
         self.scale = maps.scale(bank.keys) if scale is None else scale
         self.asks, self.grounding, self.pooling, self.block = asks, grounding, pooling, block
-        self.shift, self.pruning = shift, pruning
+        self.shift, self.pruning, self.shared = shift, pruning, shared
         self.hidden: Tensor | None = None
         self._asked: tuple[Float[Tensor, "B Q P"], Float[Tensor, "B Q"]] | None = None
         self._survivors: Found | None = None
+        self._selected: Found | None = None
 
     def scores(self, bank: Bank | None = None) -> Float[Tensor, "B M"]:
         """Return the score of every fact at the grounding layer for the question's tokens, in nats.
@@ -114,23 +118,48 @@ class FactsBeside:
         query = F.linear(hidden, self.queries[place]).view(*hidden.shape[:2], heads, width).transpose(1, 2)
         folded = self.maps.fold(query, place)
         first = self._asked is None and place == self.grounding
-        if first or self.pruning:
+        if first or (self.pruning and not self.shared):
             whole = hidden.shape[1] == self.asks.shape[1]
             tokens = (self.asks if whole else torch.ones_like(hidden[..., 0])).to(folded)
             weight = tokens.repeat(1, heads) / (heads * tokens.sum(dim=1, keepdim=True).clamp(min=1))
             asked = folded.flatten(1, 2), weight
         if first:
             self._asked = asked
+        if self.shared:
+            if first:
+                self._selected = self._select()
+            assert self._selected is not None, "layers below the grounding layer read nothing"
+            found = self._chosen(folded, *self._selected)
+            return self.maps.read(found.averaged, place), found.total
         if not self.pruning:
             found = streamed(folded, self.bank.keys, self.bank.values, self.scale, self.block)
             return self.maps.read(found.averaged, place), found.total
-        survivors = self.pruning.tree.descend(
-            asked[0], self.pruning.leaves, lambda logits: pooled(logits, asked[1], self.pooling)
-        )
+        survivors = self._descend(*asked)
         if first:
             self._survivors = survivors
         found = self._chosen(folded, *survivors)
         return self.maps.read(found.averaged, place), found.total
+
+    def narrow(self, rows: Int[Tensor, " R"]) -> None:
+        """Go on with some of the questions that are left; `scores` and `ranking` are still those of all."""
+        if self._selected is not None:
+            best, facts = self._selected
+            self._selected = best[rows], facts[rows]
+
+    @torch.no_grad()
+    def _select(self) -> Found:
+        """Return the facts that are read from the grounding layer on."""
+        if not self.pruning:
+            return self.ranking(self.shared)
+        assert self._asked is not None
+        self._survivors = self._descend(*self._asked)
+        return self._survivors
+
+    def _descend(self, queries: Float[Tensor, "B Q P"], weight: Float[Tensor, "B Q"]) -> Found:
+        assert self.pruning is not None
+        return self.pruning.tree.descend(
+            queries, self.pruning.leaves, lambda logits: pooled(logits, weight, self.pooling)
+        )
 
     def _chosen(
         self, folded: Float[Tensor, "B H T P"], best: Float[Tensor, "B n"], rows: Int[Tensor, "B n"]
@@ -216,9 +245,12 @@ def query_weight(attention: nn.Module, heads: int) -> Float[Tensor, "HD C"]:
 
 
 @contextmanager
-def inject(lm: Any, every: int) -> Iterator[None]:
-    """Let every `every`-th layer of `lm` attend to facts inside this block; at the end it is as it was."""
-    modules = attentions(lm, every)
+def inject(lm: Any, every: int, first: int = 0) -> Iterator[None]:
+    """Let every `every`-th layer of `lm` attend to facts inside this block; at the end it is as it was.
+
+    The lowest `first` of those layers are left out.
+    """
+    modules = attentions(lm, every)[first:]
     handles = []
     try:
         for place, module in enumerate(modules):

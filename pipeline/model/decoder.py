@@ -8,6 +8,7 @@ the bare model's does, over a cache that is longer by the facts.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from pipeline.shapes import TokenIds
 
 NAME = "sdpa_static"
 
+Backend = str | Callable[..., Any]
+"""What torch compiles with, by its name or as a function of a graph and examples of its inputs."""
+
 
 class Decoder:
     """The most likely answers of a language model, a fixed number of questions at a time.
@@ -34,7 +38,8 @@ class Decoder:
         answer: tokens of the longest answer.
         facts: tokens of facts that a question may read; 0 for the bare model.
         first_layer: lowest layer that reads facts.
-        compiled: whether torch compiles prefill and step; without a GPU that takes a C++ compiler.
+        backend: what torch compiles prefill and step with, once each; "" computes both as they are written.
+            Without a GPU, "inductor" takes a C++ compiler.
 
     Raises:
         UserError: the model has layers with a window of their own.
@@ -48,7 +53,7 @@ class Decoder:
         answer: int,
         facts: int = 0,
         first_layer: int = 0,
-        compiled: bool = True,
+        backend: Backend = "inductor",
     ) -> None:
         self.reader, self.prompt, self.answer, self.facts = reader, prompt, answer, facts
         self.first_layer = first_layer
@@ -65,10 +70,10 @@ class Decoder:
             (questions, 1, 1, self.length), self.hidden, dtype=reader.lm.dtype, device=reader.device
         )
         self.positions = torch.zeros(questions, 1, dtype=torch.long, device=reader.device)
-        forward: Callable[..., Any] = self._forward
-        if compiled:
-            forward = torch.compile(self._forward, mode="reduce-overhead", fullgraph=True, dynamic=False)
-        self._compute = forward
+        self._lengths = [layer.cumulative_length for layer in self.cache.layers]
+        self._start = torch.full_like(self._lengths[0], facts)
+        self._prefill = self._compiled("prefill", backend)
+        self._step = self._compiled("step", backend)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -93,19 +98,17 @@ class Decoder:
         self.mask.fill_(self.hidden)
         if facts is not None:
             self.mask[:, 0, 0, :held] = facts.shift.to(self.mask)
-            for layer, keys, values in zip(
-                self.cache.layers[self.first_layer :], facts.keys, facts.values, strict=True
-            ):
-                layer.keys[:, :, :held] = keys.to(layer.keys)
-                layer.values[:, :, :held] = values.to(layer.values)
-        for layer in self.cache.layers:
-            layer.cumulative_length.fill_(self.facts)
+            layers = self.cache.layers[self.first_layer :]
+            places = [part[:, :, :held] for layer in layers for part in (layer.keys, layer.values)]
+            read = [part for both in zip(facts.keys, facts.values, strict=True) for part in both]
+            torch._foreach_copy_(places, read)
+        torch._foreach_copy_(self._lengths, [self._start] * len(self._lengths))
         seen = F.pad(tokens.mask, (self.prompt - width, 0)).bool()
         ids = F.pad(tokens.ids, (self.prompt - width, 0), value=self.reader.stop)
         positions = (seen.cumsum(dim=-1) - 1).clamp(min=0)
         self.positions.copy_(positions[:, -1:])
         self.done = 0
-        best = self._run(ids, positions, self._wide(seen))
+        best = self._run(self._prefill, ids, positions, self._wide(seen))
         self.mask[:, 0, 0, self.facts : self.facts + self.prompt].masked_fill_(seen, 0.0)
         return best
 
@@ -115,7 +118,7 @@ class Decoder:
         self.mask[..., self.facts + self.prompt + self.done] = 0.0
         self.positions += 1
         self.done += 1
-        return self._run(last[:, None], self.positions, self.mask)
+        return self._run(self._step, last[:, None], self.positions, self.mask)
 
     @torch.no_grad()
     def generate(self, tokens: Tokens, facts: FactTokens | None = None) -> list[str]:
@@ -131,9 +134,36 @@ class Decoder:
         texts = self.reader.tokenizer.batch_decode(kept, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _run(self, ids: TokenIds, positions: TokenIds, mask: Float[Tensor, "B 1 T S"]) -> Int[Tensor, " B"]:
-        best: Tensor = self._compute(ids, positions, mask)
-        return best.clone()  # a replayed graph writes its next result to the same place
+    def _compiled(self, name: str, backend: Backend) -> Callable[..., Tensor]:
+        """Return `_forward`, compiled for the shapes of its first call, with code of its own.
+
+        Torch keeps what it compiled with a function's code, eight times at most: were that shared, decoders
+        would use it up for each other. Shapes, places and the attention are those of the first call for good,
+        so nothing is checked at a call, and nothing that changes elsewhere compiles it anew.
+        """
+        if not backend:
+            return self._forward
+        plain = Decoder._forward
+        code = plain.__code__.replace(co_name=f"{name}_of_{len(self.mask)}")
+        own = FunctionType(code, plain.__globals__).__get__(self)
+        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+        if backend == "inductor":
+            options["triton.cudagraphs"] = True
+        compiled: Callable[..., Tensor] = torch.compile(
+            own, backend=backend, fullgraph=True, dynamic=False, options=options
+        )
+        return compiled
+
+    def _run(
+        self,
+        compute: Callable[..., Tensor],
+        ids: TokenIds,
+        positions: TokenIds,
+        mask: Float[Tensor, "B 1 T S"],
+    ) -> Int[Tensor, " B"]:
+        # Compiled code goes on with the attention of its first call, whichever that was.
+        assert self.reader.lm.config._attn_implementation == NAME, "a decoder computes inside `attached`"
+        return compute(ids, positions, mask).clone()  # a replayed graph writes to the same place again
 
     def _forward(self, ids: TokenIds, positions: TokenIds, mask: Float[Tensor, "B 1 T S"]) -> Tensor:
         output = self.reader.lm(

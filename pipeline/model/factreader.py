@@ -2,7 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -46,37 +48,23 @@ class FactReader:
         """
         distinct = sorted({text for row in texts for text in row})
         states = self._states(distinct)
-        longest = max((s.shape[3] for s in states.values()), default=1)
-        width = shift.shape[1]
+        lengths = [state.shape[3] for state in states.values()]
+        longest = max(lengths, default=1)
+        device, dtype = self.reader.device, self.reader.lm.dtype
         config = self.reader.lm.config
-        heads = next(iter(states.values())).shape[2] if states else 1
-        size = next(iter(states.values())).shape[4] if states else config.hidden_size
-        kept = self.reader.layers - self.first_layer
-        table = torch.zeros(
-            len(distinct) + 1,
-            2,
-            kept,
-            heads,
-            longest,
-            size,
-            dtype=self.reader.lm.dtype,
-            device=self.reader.device,
-        )
-        lengths = torch.zeros(len(distinct) + 1, dtype=torch.long)
-        for row, text in enumerate(distinct):
-            table[row, :, :, :, : states[text].shape[3]] = states[text]
-            lengths[row] = states[text].shape[3]
-        place = {text: row for row, text in enumerate(distinct)}
-        chosen = torch.tensor(
-            [[place[t] for t in row] + [len(distinct)] * (width - len(row)) for row in texts]
-        )
-        gathered = table[chosen.to(table.device)]  # B K 2 layers G L D
-        joined = gathered.permute(2, 3, 0, 4, 1, 5, 6).reshape(
-            2, kept, len(texts), heads, width * longest, size
-        )
-        real = torch.arange(longest)[None, None] < lengths[chosen][..., None]
+        some = next(iter(states.values()), torch.empty(2, 0, 1, 0, config.hidden_size))
+        nothing = torch.zeros(2, self.reader.layers - self.first_layer, some.shape[2], 1, some.shape[4])
+        table = torch.cat([*states.values(), nothing.to(device, dtype)], dim=3)  # all tokens in one row
+        starts = dict(zip(states, accumulate(lengths, initial=0), strict=False))
+        places = np.full((len(texts), shift.shape[1], longest), sum(lengths))
+        for row, facts in enumerate(texts):
+            for column, text in enumerate(facts):
+                length = states[text].shape[3]
+                places[row, column, :length] = np.arange(starts[text], starts[text] + length)
+        chosen = torch.from_numpy(places).to(device)
+        joined = table[:, :, :, chosen.flatten(1)].transpose(2, 3)  # 2 layers B G J D
         token_shift = shift[..., None].expand(-1, -1, longest)
-        token_shift = token_shift.masked_fill(~real.to(shift.device), torch.finfo(self.reader.lm.dtype).min)
+        token_shift = token_shift.masked_fill(chosen == sum(lengths), torch.finfo(dtype).min)
         return FactTokens(joined[0], joined[1], token_shift.flatten(1), self.first_layer)
 
     def clear(self) -> None:

@@ -83,8 +83,8 @@ def fit_null(
         for start in range(0, len(examples), 64):
             texts = [example.text for example in examples[start : start + 64]]
             with torch.no_grad():
-                found = system.found(texts)
-                features.append(system.evidence(texts, found))
+                found, evidence = system.evidence(texts)
+                features.append(evidence)
                 best = found.scores.max(dim=-1, keepdim=True).values
                 offsets.append((found.scores - best).logsumexp(dim=-1, keepdim=True).nan_to_num())
             targets.append(torch.full_like(offsets[-1], label))

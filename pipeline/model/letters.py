@@ -5,11 +5,13 @@ spliced of two that are. The words and the trigrams that two texts share do, and
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +21,8 @@ from pipeline.shapes import CandidateFacts, CandidateScores
 
 OVERLAPS = 10
 """Figures of a question and a fact; see `overlaps`."""
+Letters = Float[Tensor, "B N 10"]
+"""`overlaps` of the candidates."""
 NEAR = 20
 """Best facts that are asked whether any of them covers the question."""
 
@@ -33,30 +37,41 @@ def _read(text: str) -> tuple[frozenset[str], tuple[str, ...]]:
     return frozenset(word[i : i + 3] for word in marked for i in range(len(word) - 2)), words
 
 
-def _name_overlaps(question: str, name: str) -> list[float]:
-    asked, words = _read(question)
-    trigrams, parts = _read(name)
-    there = set(words)
-    letters, found = sum(map(len, parts)), sum(len(part) for part in parts if part in there)
-    shared = len(asked & trigrams)
-    return [
-        found / max(letters, 1),
-        shared / max(len(trigrams), 1),
-        shared / max(len(asked), 1),
-        float(f" {' '.join(parts)} " in f" {' '.join(words)} "),
-        len(parts) / 10,
-        found / 20,
-    ]
+@lru_cache(maxsize=1 << 17)
+def _counted(name: str) -> tuple[frozenset[str], tuple[str, ...], int, str]:
+    """Return the trigrams and the words of a name, its letters, and its words as they stand in a text."""
+    trigrams, words = _read(name)
+    return trigrams, words, sum(map(len, words)), f" {' '.join(words)} "
 
 
-def _relation_overlap(question: str, noun: str) -> float:
-    asked, trigrams = _read(question)[0], _read(noun)[0]
-    return len(asked & trigrams) / max(len(asked), 1)
+class _Question:
+    """The letters of a question, held against names and nouns."""
+
+    def __init__(self, text: str) -> None:
+        self._trigrams, words = _read(text)
+        self._words, self._whole = frozenset(words), f" {' '.join(words)} "
+        self._count = max(len(self._trigrams), 1)
+
+    def name(self, name: str) -> tuple[float, ...]:
+        trigrams, parts, letters, whole = _counted(name)
+        found = sum([len(part) for part in parts if part in self._words])
+        shared = len(self._trigrams & trigrams)
+        return (
+            found / max(letters, 1),
+            shared / max(len(trigrams), 1),
+            shared / self._count,
+            float(whole in self._whole),
+            len(parts) / 10,
+            found / 20,
+        )
+
+    def noun(self, noun: str) -> float:
+        return len(self._trigrams & _read(noun)[0]) / self._count
 
 
 def overlaps(
     memory: KnowledgeMemory, questions: Sequence[str], facts: CandidateFacts, via: CandidateFacts
-) -> Float[Tensor, "B N 10"]:
+) -> Letters:
     """Return how well the question and each fact's head and relation cover each other, of the order of 1.
 
     The head and the relation are those that the question may name: of `via`, where it leads to the fact.
@@ -67,28 +82,34 @@ def overlaps(
     trigrams that the relation's noun has; that the second relation's noun has; whether there is a second one;
     the logarithm of the number of facts that the head heads, in fives. Zeros where the id is -1.
     """
-    asked = torch.where(via < 0, facts, via).clamp(min=0)
     if not len(memory.triples):
         return torch.zeros(*facts.shape, OVERLAPS, device=facts.device)
-    rows = []
-    for question, first, last, ways in zip(
-        questions, asked.tolist(), facts.clamp(min=0).tolist(), via.tolist(), strict=True
-    ):
-        slots, ends = memory.triples[first, :2].tolist(), memory.triples[last, 1].tolist()
-        heads = {head: _name_overlaps(question, memory.entities.texts[head]) for head, _ in slots}
-        named = {relation for _, relation in slots} | set(ends)
-        nouns = {r: _relation_overlap(question, memory.relations.texts[r]) for r in named}
-        rows.append(
-            [
-                [*heads[head], nouns[relation], *((nouns[end], 1.0) if way >= 0 else (0.0, 0.0))]
-                for (head, relation), end, way in zip(slots, ends, ways, strict=True)
-            ]
-        )
-    read = torch.tensor(rows, device=facts.device).reshape(*facts.shape, OVERLAPS - 1)
+    last, way = torch.stack([facts, via]).cpu().numpy()
+    led = way >= 0
+    slots = memory.triples[np.where(led, way, last).clip(min=0)]
+    ends = memory.triples[last.clip(min=0), 1]
+    read = np.zeros((*last.shape, OVERLAPS - 1), np.float32)
+    names, nouns = memory.entities.texts, memory.relations.texts
+    for row, text in enumerate(questions):
+        question = _Question(text)
+        read[row, :, :6] = _each(question.name, names, slots[row, :, 0])
+        read[row, :, 6] = _each(question.noun, nouns, slots[row, :, 1])
+        if led[row].any():
+            read[row, :, 7] = np.where(led[row], _each(question.noun, nouns, ends[row]), 0.0)
+    read[..., 8] = led
     groups = memory.adjacency.by_head.start
-    head = memory.adjacency.head[asked]
+    head = memory.adjacency.head[torch.where(via < 0, facts, via).clamp(min=0)]
     count = (groups[head + 1] - groups[head]).float().log1p() / 5
-    return torch.cat([read, count[..., None]], dim=-1).masked_fill((facts < 0)[..., None], 0.0)
+    figures = torch.from_numpy(read).to(facts.device)
+    return torch.cat([figures, count[..., None]], dim=-1).masked_fill((facts < 0)[..., None], 0.0)
+
+
+def _each(
+    figures: Callable[[str], float | tuple[float, ...]], texts: Sequence[str], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the figures of the texts in `rows`, those of each text computed once."""
+    distinct, place = np.unique(rows, return_inverse=True)
+    return np.array([figures(texts[row]) for row in distinct.tolist()])[place]
 
 
 class LetterCorrection(nn.Module):
@@ -107,7 +128,7 @@ class LetterCorrection(nn.Module):
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
 
-    def forward(self, found: Candidates, letters: Float[Tensor, "B N 10"]) -> CandidateScores:
+    def forward(self, found: Candidates, letters: Letters) -> CandidateScores:
         """Return what is added to the candidates' scores, in nats."""
         scores, entity, relation = (part.detach() for part in found[1:4])
         parts = [
@@ -119,10 +140,8 @@ class LetterCorrection(nn.Module):
         return added
 
 
-def nearest_letters(
-    memory: KnowledgeMemory, questions: Sequence[str], found: Candidates
-) -> Float[Tensor, "B 13"]:
+def nearest_letters(letters: Letters, scores: CandidateScores) -> Float[Tensor, "B 13"]:
     """Return the overlaps of each question's best fact, and how far the best few cover it at most."""
-    best = found.scores.topk(min(NEAR, found.scores.shape[1]), dim=-1).indices
-    near = overlaps(memory, questions, found.facts.gather(1, best), found.via.gather(1, best))
+    best = scores.topk(min(NEAR, scores.shape[1]), dim=-1).indices
+    near = letters.gather(1, best[..., None].expand(-1, -1, OVERLAPS))
     return torch.cat([near[:, 0], near[..., :3].max(dim=1).values], dim=-1)

@@ -18,9 +18,10 @@ from pipeline.model.attention import FactTokens, inject, reading
 from pipeline.model.factreader import FactReader
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
 from pipeline.model.hops import gold_paths, with_gold_paths
-from pipeline.model.letters import OVERLAPS, LetterCorrection, nearest_letters, overlaps
+from pipeline.model.letters import OVERLAPS, LetterCorrection, Letters, nearest_letters, overlaps
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
+from pipeline.model.number import Number
 from pipeline.model.reader import Reader
 from pipeline.model.selection import Shares, enough, shares, spread, training_selection
 from pipeline.model.settings import Ours
@@ -68,6 +69,7 @@ class OurSystem(System):
         self.null = NullFact(method.null_width, OVERLAPS + 3 if method.letters else 0)
         self.asking = Asking(reader.hidden)
         self.correction = StateCorrection(reader.hidden, encoder.dimension)
+        self._beta, self._threshold = Number(), Number()
         self.temperature = nn.Parameter(torch.tensor(1.0))
         self.lowrank = LowRank(
             reader.lm, method.projections, method.first_layer, method.rank, method.rank_alpha
@@ -109,25 +111,33 @@ class OurSystem(System):
 
     def found(self, questions: Sequence[str]) -> Candidates:
         """Return the candidates of the coarse search with their fine scores."""
-        return self._found(questions, self.query(questions))
+        return self._found(questions)[0]
 
-    def _found(self, questions: Sequence[str], query: Query) -> Candidates:
+    def _found(self, questions: Sequence[str]) -> tuple[Candidates, Letters | None]:
+        query = self.query(questions)
         found = self.memory.search(query)
-        return self.scored(questions, query, found.facts, found.via)
+        return self._scored(questions, query, found.facts, found.via)
 
     def scored(
         self, questions: Sequence[str], query: Query, facts: CandidateFacts, via: CandidateFacts
     ) -> Candidates:
         """Return the fine scores of given facts: the coarse ones, corrected by letters and early states."""
+        return self._scored(questions, query, facts, via)[0]
+
+    def _scored(
+        self, questions: Sequence[str], query: Query, facts: CandidateFacts, via: CandidateFacts
+    ) -> tuple[Candidates, Letters | None]:
+        """Return also what the letters say, which the null fact judges by."""
         found = self.memory.score(query, facts, via)
-        scores = found.scores
+        scores, letters = found.scores, None
         if self.letters:
-            scores = scores + self.letters(found, overlaps(self.memory, questions, facts, via))
-        if self.correction.beta:
+            letters = overlaps(self.memory, questions, facts, via)
+            scores = scores + self.letters(found, letters)
+        if self._beta(self.correction.beta):
             states = self.reader.early_states(questions, self.method.state_layer)
             correction = self.correction(states, self.memory.keys(found.asked))
             scores = scores + self.correction.beta * correction
-        return found._replace(scores=scores)
+        return found._replace(scores=scores), letters
 
     @torch.no_grad()
     def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:
@@ -139,19 +149,24 @@ class OurSystem(System):
     @torch.no_grad()
     def doubt(self, questions: Sequence[str]) -> list[float]:
         """Return the probability that no fact answers, of each question."""
-        found = self.found(questions)
-        return self._doubt(questions, found.scores, self._null(questions, found)).tolist()
+        found, letters = self._found(questions)
+        return self._doubt(questions, found.scores, self._null(found, letters)).tolist()
 
-    def _null(self, questions: Sequence[str], found: Candidates) -> Tensor:
+    def _null(self, found: Candidates, letters: Letters | None) -> Tensor:
         """Return the score of "no fact answers" beside those of `found`."""
-        null: Tensor = self.null(found.scores, self.evidence(questions, found))
+        null: Tensor = self.null(found.scores, self._evidence(found, letters))
         return null
 
     @torch.no_grad()
-    def evidence(self, questions: Sequence[str], found: Candidates) -> Float[Tensor, "B F"]:
-        """Return what the null fact judges by."""
-        letters = nearest_letters(self.memory, questions, found) if self.letters else None
-        return self.null.features(found.scores, found, self.heads.entity_log_scale.exp(), letters)
+    def evidence(self, questions: Sequence[str]) -> tuple[Candidates, Float[Tensor, "B F"]]:
+        """Return the candidates, and what the null fact judges by."""
+        found, letters = self._found(questions)
+        return found, self._evidence(found, letters)
+
+    @torch.no_grad()
+    def _evidence(self, found: Candidates, letters: Letters | None) -> Float[Tensor, "B F"]:
+        nearest = None if letters is None else nearest_letters(letters, found.scores)
+        return self.null.features(found.scores, found, self.heads.entity_log_scale.exp(), nearest)
 
     def _doubt(self, questions: Sequence[str], scores: Tensor, null: Tensor) -> Tensor:
         """Return the null fact's share among all candidates; 1 where nothing is asked."""
@@ -164,12 +179,12 @@ class OurSystem(System):
         query = self.query(questions)
         with torch.no_grad():
             facts, via = with_gold_paths(self.memory.search(query), batch)
-        found = self.scored(questions, query, facts, via)
+        found, letters = self._scored(questions, query, facts, via)
         gold = gold_paths(facts, via, batch)
         # A question without an answer teaches when to refuse, not what to find.
         held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
         found = found._replace(scores=held)
-        null = self._null(questions, found)
+        null = self._null(found, letters)
         aux = auxiliary_loss(found.scores, gold, null)
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         rows = [row for row, example in enumerate(batch) if example.gold]
@@ -207,24 +222,28 @@ class OurSystem(System):
     @torch.no_grad()
     def select(self, questions: Sequence[str]) -> tuple[Reply, Tensor]:
         """Return a reply without texts, and the log-probabilities of the k best facts."""
-        query = self.query(questions)
-        found = self._found(questions, query)
+        found, letters = self._found(questions)
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
-        null = self._null(questions, ranked)
+        if letters is not None:
+            letters = letters.gather(1, order[..., None].expand_as(letters))
+        null = self._null(ranked, letters)
         refusal = self._doubt(questions, scores, null).tolist()
         k = min(self.memory.settings.k, scores.shape[1])
         chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)
         read, weights, via = [], [], []
-        columns = (chosen, log_shares.exp(), ranked.facts, ranked.via)
-        for facts, row, found_facts, ways in zip(*(column.tolist() for column in columns), strict=True):
-            way = dict(zip(found_facts, ways, strict=True))
+        limit = self._threshold(self.null.threshold)
+        every, ways = torch.stack([ranked.facts, ranked.via]).tolist()
+        for facts, row, *found_row in zip(
+            chosen.tolist(), log_shares.exp().tolist(), every, ways, strict=True
+        ):
+            way = dict(zip(*found_row, strict=True))
             count = enough(row[: sum(fact >= 0 for fact in facts)], self.method.mass)
             read.append(facts[:count])
             weights.append(row[:count])
             via.append([way[fact] for fact in facts[:count]])
-        refused = [share > float(self.null.threshold) for share in refusal]
-        candidates = [[fact for fact in row if fact >= 0] for row in ranked.facts.tolist()]
+        refused = [share > limit for share in refusal]
+        candidates = [[fact for fact in row if fact >= 0] for row in every]
         return Reply([], read, weights, candidates, refusal, refused, via), log_shares
 
     def fact_tokens(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> FactTokens:

@@ -6,6 +6,7 @@ from pipeline.model.knowledge import POOLINGS
 
 QUESTIONS = ("encoder", "states")
 ROWS = ("graph", "synthetic")
+SELECTIONS = ("layer", "shared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +96,14 @@ class Vector:
     inner: int
     """k_I of HiKVP (AtlasKV: 64)."""
     leaves: int
-    """k_L of HiKVP (AtlasKV: 16)."""
+    """k_L of HiKVP (AtlasKV: 16), and facts that a shared selection reads."""
     block: int
     """Facts that are read at a time where all are."""
     grounding: int
     """Which of the layers that see facts tells what is read, and takes L_Aux; 0 is the lowest."""
+    selection: str
+    """Who selects what is read: each `layer` for itself (both papers); or, `shared`, the grounding layer once,
+    for itself and those above: its `leaves` best facts. The layers below it then read none."""
     negatives: int
     """Random facts beside the right ones grow by so many (AtlasKV: 4) …"""
     negatives_every: int
@@ -130,7 +134,7 @@ class Vector:
         for name in ("size_weight", "roots", "grounding", "alpha", "negatives_most", "scored", "logit_scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"method.{name} must be at least 0, not {getattr(self, name)}")
-        for name, known in (("pooling", POOLINGS), ("rows", ROWS)):
+        for name, known in (("pooling", POOLINGS), ("rows", ROWS), ("selection", SELECTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"method.{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"

@@ -52,8 +52,10 @@ class VectorSystem(System):
                 f"conf/method: method.grounding is {method.grounding}, but only {len(modules)} of the "
                 f"model's {reader.layers} layers see facts"
             )
+        # Below a shared selection no layer reads: what sees facts begins with the grounding layer.
+        self._first = method.grounding if method.selection == "shared" else 0
         heads = reader.lm.config.num_attention_heads
-        starts = [query_weight(module, heads).float() for module in modules]
+        starts = [query_weight(module, heads).float() for module in modules[self._first :]]
         width = len(starts[0]) // heads
         self.maps = KnowledgeMaps(encoder.dimension, len(starts), heads, width, method.normalised)
         self.queries = nn.ParameterList(nn.Parameter(start.clone()) for start in starts)
@@ -74,7 +76,7 @@ class VectorSystem(System):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Let the language model attend to facts inside this block."""
-        with inject(self.reader.lm, self.method.every):
+        with inject(self.reader.lm, self.method.every, self._first):
             yield
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
@@ -145,7 +147,7 @@ class VectorSystem(System):
             return Reply([""] * count, none, [[] for _ in questions], none, [1.0] * count, [True] * count)
         facts, prompts = self._ask(questions)
         with reading(facts):
-            texts = self.reader.generate(prompts, self.answer_tokens)
+            texts = self.reader.generate(prompts, self.answer_tokens, narrow=facts.narrow)
         best, rows = facts.ranking(self.memory.settings.N)
         found = [
             [fact for fact, score in zip(ids, scores, strict=True) if score > -torch.inf]
@@ -184,12 +186,13 @@ class VectorSystem(System):
             list(self.queries),
             bank,
             asks,
-            method.grounding,
+            method.grounding - self._first,
             method.pooling,
             method.block,
             shift,
             pruning,
             scale,
+            method.leaves if method.selection == "shared" else 0,
         )
 
     @property

@@ -15,11 +15,14 @@ from tests.benchmarks.test_variants_benchmark import SIZES
 from tests.model.tiny_systems import CPU, opened, ours
 from tests.tiny import SmallWorld, memory_settings
 
+PARTS = {"question", "search", "score", "null", "asking", "tokens of facts", "prompt"}
+PARTS |= {"selection, with all above"}
+
 
 def settings(**changes: Any) -> Speed:
     values: dict[str, Any] = {"entries": [f"ours:{SIZES}@mine"], "seed": 0, "split": "unseen"}
     values |= {"batch_sizes": [1, 3], "prompt_tokens": 64, "answer_tokens": 5, "fact_tokens": 150}
-    values |= {"repeats": 2, "steps": 3, "compiled": False, "bootstrap_samples": 20}
+    values |= {"repeats": 2, "steps": 3, "backend": "", "bootstrap_samples": 20}
     return Speed(**(values | changes))
 
 
@@ -32,7 +35,21 @@ def test_every_way_is_timed(world: SmallWorld, lm: LanguageModel, encoder: Encod
     assert found.keys() == {"1", "3"}
     for row in found.values():
         assert min(value for name, value in row.items() if name.endswith(" ms")) > 0
+        parts = {name.removeprefix("part: ").removesuffix(" ms") for name in row if name.startswith("part: ")}
+        assert parts == PARTS
         assert row["step ratio"]["low"] <= row["step ratio"]["mean"] <= row["step ratio"]["high"]
+
+
+def test_a_run_that_is_cut_short_keeps_the_sizes_it_has(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    save_adapter(opened(ours(), world, lm, encoder), tmp_path / "adapters" / "mine", {})
+    paths = replace(world.indexed(encoder), adapters=tmp_path / "adapters")
+    asked = settings(batch_sizes=[1, 1 << 50], repeats=1)  # what no memory holds
+    with pytest.raises(RuntimeError):
+        speed.run(asked, memory_settings(), lm, encoder, CPU, paths, tmp_path)  # type: ignore[attr-defined]
+    [found] = json.loads((tmp_path / "speed.json").read_text())["figures"].values()
+    assert found.keys() == {"1"}
 
 
 def test_settings_that_can_not_be_are_named(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:

@@ -59,6 +59,11 @@ def mixed(**changes: Any) -> Build:
     return lambda projections: vector(AtlasKv, **values)
 
 
+def shared(**changes: Any) -> Build:
+    values = {"selection": "shared", "grounding": 1, "leaves": 5, "alpha": 1.0, "scored": 9}
+    return mixed(**(values | {"pooling": "mean", "logit_scale": 7.0} | changes))
+
+
 CORRECTION = frozenset({"correction.map.weight"})
 """Gets no gradient while its weight is zero."""
 CASES = {
@@ -71,10 +76,12 @@ CASES = {
     "kblam": Case(joint(), {}),
     "atlaskv": Case(mixed(roots=EVERYTHING, inner=EVERYTHING, leaves=EVERYTHING), {}),
     "atlaskv with L_Aux": Case(mixed(alpha=1.0, scored=9, pooling="mean", logit_scale=7.0), {}),
+    "atlaskv, shared": Case(shared(), {}),
+    "atlaskv, shared by a tree": Case(shared(roots=EVERYTHING, inner=EVERYTHING), {}),
     "dysk": Case(sparse(), {}),
     "dysk, norm": Case(sparse(fusion="norm", space="rotate", dense=True), {}),
 }
-MAIN = ["ours", "rag", "kblam", "atlaskv", "dysk"]
+MAIN = ["ours", "rag", "kblam", "atlaskv", "atlaskv, shared", "dysk"]
 
 Opened = Callable[..., Any]
 

@@ -73,7 +73,9 @@ def test_an_empty_memory_has_no_overlap(world: SmallWorld, lm: LanguageModel, en
         reply = system.reply(["Why?"])
     assert reply.refused == [True]
     none = Candidates.none(1, 3, torch.device("cpu"))
-    assert nearest_letters(system.memory, ["Why?"], none).abs().sum() == 0
+    assert (
+        nearest_letters(overlaps(system.memory, ["Why?"], none.facts, none.via), none.scores).abs().sum() == 0
+    )
 
 
 def test_the_correction_starts_at_zero_and_hands_no_gradient_on(

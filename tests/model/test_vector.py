@@ -10,6 +10,7 @@ import torch
 
 from pipeline.config import UserError
 from pipeline.memory.facts import Fact
+from pipeline.model.beside import Bank, FactsBeside, reading
 from pipeline.model.settings import Vector
 from pipeline.model.system import Example
 from pipeline.model.vector import REFUSAL_START, VectorSystem
@@ -184,6 +185,7 @@ def test_an_empty_memory_is_refused_all(make: Callable[..., Any]) -> None:
         ({"size_weight": -1.0}, "method.size_weight must be at least 0, not -1.0"),
         ({"leaves": 0}, "method.leaves must be at least 1, not 0"),
         ({"pooling": "max"}, "method.pooling must be one of softmax, mean, not 'max'"),
+        ({"selection": "all"}, "method.selection must be one of layer, shared, not 'all'"),
         ({"rows": "own"}, "method.rows must be one of graph, synthetic, not 'own'"),
         ({"refusal": " "}, "method.refusal must not be empty"),
     ],
@@ -201,3 +203,76 @@ def test_a_grounding_layer_that_sees_no_facts_is_named(make: Callable[..., Any])
 def test_the_values_are_a_section(make: Callable[..., Any]) -> None:
     assert isinstance(vector(), Vector)
     assert isinstance(make(), VectorSystem)
+
+
+SHARED: dict[str, Any] = {"selection": "shared", "grounding": 1, "leaves": 5, "pooling": "mean", "alpha": 1.0}
+
+
+def asked(system: Any, bank: Bank | None = None) -> FactsBeside:
+    """Facts after the grounding layer has asked QUESTIONS of them; those of the memory, or `bank`."""
+    prompts = system.reader.tokens(QUESTIONS)
+    facts: FactsBeside = system._facts(bank or system.bank, prompts.mask.bool(), 0.0, system.pruning)
+    with system.attached(), reading(facts), torch.no_grad():
+        system.reader.lm(input_ids=prompts.ids, attention_mask=prompts.mask)
+    return facts
+
+
+@pytest.mark.parametrize("roots", [0, 99])
+@pytest.mark.parametrize("pooling", ["mean", "softmax"])
+def test_selecting_all_facts_is_reading_them_all_in_those_layers(
+    roots: int, pooling: str, make: Callable[..., Any]
+) -> None:
+    changes = SHARED | {"pooling": pooling, "leaves": 999, "inner": 99}
+    system = make(**changes, roots=roots)
+    shaken(system)
+    with system.attached():
+        found = system.reply(QUESTIONS)
+        facts, prompts = system._ask(QUESTIONS)
+        facts.shared, facts.pruning = 0, None
+        with reading(facts):
+            assert system.reader.generate(prompts, 4) == found.texts
+    _, rows = facts.ranking(3)
+    assert [ids[:3] for ids in found.facts] == system.bank.ids[rows].tolist()
+
+
+def test_a_fact_that_is_not_selected_gets_no_weight(make: Callable[..., Any]) -> None:
+    system = make(**SHARED)
+    shaken(system)
+    facts = asked(system)
+    _, chosen = facts.ranking(5)
+    read = [facts.read(place) for place in range(len(system.queries))]
+    unread = torch.ones(len(system.bank.ids), dtype=torch.bool)
+    unread[chosen.flatten()] = False
+    assert unread.any()
+    values = facts.bank.values.clone()
+    values[unread] = 1e6
+    facts.bank = replace(facts.bank, values=values)
+    for place, (found, total) in enumerate(read):
+        again, also = facts.read(place)
+        assert torch.equal(found, again)
+        assert torch.equal(total, also)
+
+
+def test_more_facts_that_do_not_fit_leave_the_scores_of_the_others(make: Callable[..., Any]) -> None:
+    """With `layer` the layers below the grounding layer read them, and it asks something else."""
+    for selection in ("shared", "layer"):
+        system = make(**(SHARED | {"selection": selection}))
+        shaken(system)
+        bank, count = system.bank, len(system.bank.ids)
+        generator = torch.Generator().manual_seed(0)
+        keys, values = (
+            torch.cat([part, torch.randn(10 * count, part.shape[1], generator=generator)])
+            for part in (bank.keys, bank.values)
+        )
+        more = Bank(torch.arange(11 * count), keys, values)
+        few, many = asked(system).scores(), asked(system, more).scores()[:, :count]
+        assert torch.allclose(few, many, rtol=1e-4, atol=1e-4) == (selection == "shared")
+
+
+def test_below_a_shared_selection_nothing_is_learned(make: Callable[..., Any]) -> None:
+    layer, shared = make(**(SHARED | {"selection": "layer"})), make(**SHARED)
+    assert len(shared.queries) == len(layer.queries) - 1
+    assert shared.maps.keys.shape[0] == len(shared.queries)
+    with shared.attached():
+        shared.losses(some_examples(shared))["loss"].backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in shared.parameters())

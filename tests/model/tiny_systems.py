@@ -115,6 +115,7 @@ def vector(kind: type[Vector] = Kblam, **changes: Any) -> Any:
         "leaves": 3,
         "block": 5,
         "grounding": 0,
+        "selection": "layer",
         "negatives": 3,
         "negatives_every": 2,
         "negatives_most": 9,
