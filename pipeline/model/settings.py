@@ -102,8 +102,8 @@ class Vector:
     grounding: int
     """Which of the layers that see facts tells what is read, and takes L_Aux; 0 is the lowest."""
     selection: str
-    """Who selects what is read: each `layer` for itself (both papers); or, `shared`, the grounding layer once,
-    for itself and those above: its `leaves` best facts. The layers below it then read none."""
+    """Who selects what is read: each `layer` for itself (both papers); or, `shared`, the grounding layer
+    once, for itself and those above: its `leaves` best facts. The layers below it then read none."""
     negatives: int
     """Random facts beside the right ones grow by so many (AtlasKV: 4) …"""
     negatives_every: int

@@ -60,7 +60,7 @@ def mixed(**changes: Any) -> Build:
 
 
 def shared(**changes: Any) -> Build:
-    values = {"selection": "shared", "grounding": 1, "leaves": 5, "alpha": 1.0, "scored": 9}
+    values = {"selection": "shared", "grounding": 1, "leaves": 20, "alpha": 1.0, "scored": 9}
     return mixed(**(values | {"pooling": "mean", "logit_scale": 7.0} | changes))
 
 
