@@ -179,8 +179,7 @@ class KnowledgeMemory:
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
         head, relation, tail = self.triples[row].tolist()
-        names, nouns = self.entities.texts, self.relations.texts
-        return f"The {nouns[relation]} of {names[head]} is {names[tail]}."
+        return f"The {self.relations.texts[relation]} of {self.entities.texts[head]} is {self.entities.texts[tail]}."
 
     def slot_text(self, head: int, relation: int) -> str:
         """Return the key of a slot, as KG2KV words it."""
