@@ -12,6 +12,9 @@ from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.settings import Memory
 from pipeline.shapes import CandidateFacts
 
+BATCH = 64
+"""Questions searched at once: bounds the width times height of the table of facts around their entities."""
+
 
 @dataclass(frozen=True)
 class Scoring:

@@ -21,13 +21,10 @@ from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Candidates, Fact, Key, Query, Receipt
 from pipeline.memory.names import Names
 from pipeline.memory.planning import planned, slot_key, slot_text
-from pipeline.memory.scoring import Scoring
+from pipeline.memory.scoring import BATCH, Scoring
 from pipeline.memory.settings import Memory
 from pipeline.memory.triples import Triple, Triples
 from pipeline.shapes import CandidateFacts
-
-BATCH = 64
-"""Questions searched at once: bounds the width times height of the table of facts around their entities."""
 
 
 class KnowledgeMemory:
@@ -165,9 +162,7 @@ class KnowledgeMemory:
 
     def fact(self, row: int) -> Fact:
         """Return the fact with the id `row`, names included."""
-        head, relation, tail = self.triples[row].tolist()
-        names = self.entities.texts[head], self.relations.texts[relation], self.entities.texts[tail]
-        return Fact(*self._key(row), *names)
+        return Fact(*self._key(row), *self._named(row))
 
     def _key(self, row: int) -> Key:
         head, relation, tail = self.triples[row].tolist()
@@ -178,8 +173,12 @@ class KnowledgeMemory:
 
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
+        head, relation, tail = self._named(row)
+        return f"The {relation} of {head} is {tail}."
+
+    def _named(self, row: int) -> tuple[str, str, str]:
         head, relation, tail = self.triples[row].tolist()
-        return f"The {self.relations.texts[relation]} of {self.entities.texts[head]} is {self.entities.texts[tail]}."
+        return self.entities.texts[head], self.relations.texts[relation], self.entities.texts[tail]
 
     def slot_text(self, head: int, relation: int) -> str:
         """Return the key of a slot, as KG2KV words it."""
