@@ -1,5 +1,6 @@
 """Training of what judges the candidates that were found: shared letters, the null fact, its threshold."""
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,6 +15,9 @@ from pipeline.model.losses import auxiliary_loss
 from pipeline.model.ours import OurSystem
 from pipeline.model.retrieval import Retrieval, Steps, cool
 from pipeline.model.system import Example
+
+CERTAIN = 0.9
+"""Probability that a text asks nothing from which on it may be refused, however rare questions are there."""
 
 
 def fit_letters(
@@ -128,7 +132,8 @@ def fit_asking(
 def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:
     """Set the threshold so that at most `share` of answerable questions are refused, of each kind.
 
-    That is for want of a fact; as many again may be refused as texts that ask nothing.
+    That is for want of a fact; as many again may be refused as texts that ask nothing, none of them below
+    `CERTAIN`: questions in words that validation doesn't have must not be taken for such texts.
 
     Args:
         system: its null fact's threshold is set, to 0.5 at least, and the limit of its `asking`.
@@ -143,7 +148,7 @@ def choose_threshold(system: OurSystem, examples: Sequence[Example], share: floa
     system.null.threshold.fill_(max(0.5, _limit(_by_kind(examples, system.doubt), share)))
     if asking.weight.any():
         looks = _by_kind(examples, lambda texts: asking(worded(system.reader, texts)).tolist())
-        asking.limit.fill_(_limit(looks, share))
+        asking.limit.fill_(max(math.log(CERTAIN / (1 - CERTAIN)), _limit(looks, share)))
     doubts = _by_kind(examples, system.doubt)
     threshold = float(system.null.threshold)
     refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.model.asking import LONGEST, Asking, keys, worded, written
-from pipeline.model.judging import choose_threshold, fit_asking
+from pipeline.model.judging import CERTAIN, choose_threshold, fit_asking
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.test_retrieval import quiet
 from tests.model.tiny_systems import opened, ours, some_examples
@@ -72,6 +72,7 @@ def test_texts_are_refused_and_questions_as_rarely_as_is_wished(
     doubted = system.doubt(asked)
     after = system.state_dict()
     assert all(torch.equal(v, after[n]) for n, v in before.items() if not n.startswith("asking."))
+    system.asking.bias += 50  # every question seems to ask nothing
     told = choose_threshold(system, examples, 0.1)
     doubts = system.doubt(asked)
     assert all(now in (doubt, 1.0) for doubt, now in zip(doubted, doubts, strict=True))
@@ -79,6 +80,9 @@ def test_texts_are_refused_and_questions_as_rarely_as_is_wished(
     assert told["template"] == sum(doubt > told["threshold"] for doubt in doubts) / len(doubts)
     texts = written(system.reader, system.memory, 24, random.Random(1))
     assert system.doubt(texts).count(1.0) > len(texts) / 2
+    system.asking.bias -= 100  # no question does, so none comes near
+    choose_threshold(system, examples, 0.1)
+    assert float(system.asking.limit.sigmoid()) == pytest.approx(CERTAIN)
 
 
 def test_what_never_learned_to_tell_refuses_nothing_for_it(
