@@ -9,6 +9,7 @@ In memory are the sorted keys, one number a fact, and one row group of texts at 
 """
 
 import logging
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -167,9 +168,12 @@ def _unpack(archive: Path, names: list[str], folder: Path, remedy: str) -> None:
     try:
         with tarfile.open(archive, "r:*") as tape:
             for member in tape:
-                member.name = Path(member.name).name
-                if member.name in names:
-                    tape.extract(member, folder, filter="data")
+                name = Path(member.name).name
+                if name in names and (content := tape.extractfile(member)) is not None:
+                    part = folder / f".{name}.part"
+                    with part.open("wb") as stream:
+                        shutil.copyfileobj(content, stream)
+                    part.replace(folder / name)
     except DAMAGE as error:
         raise UserError(f"{archive}: damaged ({error}); delete it to fetch it again, or {remedy}") from error
     for name in names:
