@@ -5,6 +5,7 @@ so that everything that loads, injects into or trains a model runs for real. The
 stages' own code.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,23 +52,20 @@ TEXTS = [
     *("What is the capital of France?", "The official language of Aland is Alandic.", "Paris", "euro"),
     *("the currency of Borland", "Tell me the anthem of Cland.", "Question: Who wrote it? Answer: nobody"),
 ]
-"""What the tokenizers learn their merges from."""
+"""What the tokenizers have their words from."""
 
 
 def tiny_encoder(folder: Path, **changes: Any) -> Encoder:
     """Write a random BERT of hidden size 32 to `folder`; return its section, with `changes`."""
     disable_progress_bar()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    printable = [chr(code) for code in range(33, 127)]
+    words = re.findall(r"[a-z]{2,}", " ".join(TEXTS).lower())
+    pieces = [*special, *printable, *("##" + char for char in printable), *sorted(set(words))]
+    vocabulary = {piece: place for place, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    printable = [chr(code) for code in range(33, 127)]
-    tokenizer.train_from_iterator(
-        TEXTS,
-        trainers.WordPieceTrainer(
-            vocab_size=400, special_tokens=special, initial_alphabet=printable, show_progress=False
-        ),
-    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

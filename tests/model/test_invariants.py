@@ -196,11 +196,12 @@ def test_the_order_of_the_facts_does_not_matter(name: str, make: Opened) -> None
     held = [other.memory.fact(row) for row in reversed(range(len(keys)))]
     other.memory.delete(keys)
     other.memory.upsert(held)
+    asked = QUESTIONS + [example.text for example in some_examples(system, 6)]
     replies = []
     for each in (system, other):
         shaken(each, 0.05)
         with each.attached():
-            reply = each.reply(QUESTIONS)
+            reply = each.reply(asked)
         weights = [
             {each.memory.fact(fact).key: weight for fact, weight in zip(facts, row, strict=True)}
             for facts, row in zip(reply.facts, reply.weights, strict=True)
