@@ -3,6 +3,7 @@
 import sys
 
 from pipeline.benchmarks.ablation import ablation
+from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.memory_scale import memory_scale
@@ -15,6 +16,7 @@ from pipeline.benchmarks.variants import variants
 
 COMMANDS = {
     "ablation": ablation,
+    "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,
     "memory_scale": memory_scale,

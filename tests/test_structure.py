@@ -43,6 +43,7 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.m
 
 MEASUREMENTS = (
     "pipeline.benchmarks.ablation",
+    "pipeline.benchmarks.foldin",
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.memory_scale",
@@ -61,6 +62,7 @@ CONFIG_KEYS = {"seed", "paths"}
 UNTRACKED = {
     "logger",
     "ablation",
+    "foldin",
     "footprint",
     "grounding",
     "pairing",
