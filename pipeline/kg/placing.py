@@ -9,9 +9,9 @@ each point is seen before the cloud of all entities turned alike: its mean is μ
 
     e* ∝ (H ⊙ Σ wᵢ uᵢuᵢᴴ + ρ·tr(H)/d·I)⁻¹ Σ wᵢ (zᵢ − μ)∘uᵢ,    Σ wᵢ = 1
 
-with the ridge ρ. Entities are taken to spread alike in all directions of each complex plane
-(E[(z − μ)(z − μ)ᵀ] is left out). `length: known` gives any estimate the known entities' mean length: a mean is shorter than what
-it is the mean of.
+with the ridge ρ. Entities are taken to spread alike in all directions of each complex plane: their
+pseudo-covariance E[(z − μ)(z − μ)ᵀ] is left out. `length: known` gives any estimate the known entities' mean
+length: a mean is shorter than what it is the mean of.
 """
 
 from dataclasses import dataclass
