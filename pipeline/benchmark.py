@@ -10,6 +10,7 @@ from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
+from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
@@ -23,6 +24,7 @@ COMMANDS = {
     "pairing": pairing,
     "perplexity": perplexity,
     "pruning": pruning,
+    "refresh": refresh,
     "relevance": relevance,
     "speed": speed,
     "variants": variants,
