@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 """A median is found when no dimension moves by more than this share of the points' mean distance from it."""
 
 ROUNDS = 200
-"""Of Weiszfeld's algorithm at most. It slows down where the median is one of the points."""
+"""Of Weiszfeld's algorithm at most."""
 
 _HIT = 1e-6
 """A centre this share of the mean distance from a point counts as being at that point."""
@@ -73,27 +73,44 @@ def medians(
 
     Weiszfeld's algorithm as Vardi and Zhang (2000, PNAS 97) mend it: y ← (1 − γ)·T(y) + γ·y, where T(y) is
     the mean with weights wᵢ/|xᵢ − y| and γ is above 0 at a point alone. It starts at the mean and ends after
-    `ROUNDS` or when nothing moves by `TOLERANCE`. Exact where no search is needed: one point; two of equal
-    weight (any point between them is a median: the middle); a point with more than half of the weight.
+    `ROUNDS` or when nothing moves by `TOLERANCE`. Where the nearest point is itself a median (the others pull
+    at it with less than its weight, their lemma), it is taken as it is, for the way to it is slow. One fact
+    gives its point; two of equal weight the middle, where any point between them is a median.
     """
     centre = means(points, weights, rows, count)
-    total = _sums(weights, rows, count)
     for _ in range(ROUNDS):
-        away = points - centre[rows]
-        spread = _sums(weights[:, None] * away.abs(), rows, count) / total.where(total > 0, 1)[:, None]
-        at = away.abs() <= _HIT * spread[rows]
-        pull = torch.where(at, 0, weights[:, None] / away.abs().where(~at, 1))
-        strength = _sums(pull, rows, count)
-        force = _sums(pull * away, rows, count)
-        here = _sums(weights[:, None] * at, rows, count)
+        force, strength, here, spread = _pull(points, weights, rows, centre)
         kept = 1 - (here / force.abs().clamp(min=1e-30)).clamp(max=1)
         step = torch.where(strength > 0, kept * force / strength.where(strength > 0, 1), 0)
         centre = centre + step
         if bool((step.abs() <= TOLERANCE * spread).all()):
             break
-    heavy = torch.nonzero(weights > total[rows] / 2)[:, 0]
-    centre[rows[heavy]] = points[heavy]
-    return centre
+    away = (points - centre[rows]).abs()
+    least = away.new_full(centre.shape, torch.inf)
+    least.scatter_reduce_(0, rows[:, None].expand_as(away), away, "amin")
+    closest = away <= least[rows]
+    # Several at the same distance are the same point, or their mean fails the test below.
+    nearest = _sums(points * closest, rows, count) / _sums(closest.to(away.dtype), rows, count).clamp(min=1)
+    force, _, here, _ = _pull(points, weights, rows, nearest)
+    # A tie is no reason to leave the middle of two facts.
+    return torch.where(force.abs() < (1 - TOLERANCE) * here, nearest, centre)
+
+
+def _pull(
+    points: Complex[Tensor, "n d"],
+    weights: Float[Tensor, " n"],
+    rows: Int[Tensor, " n"],
+    centre: Complex[Tensor, "count d"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return, of centres y: Σ wᵢ (xᵢ − y)/|xᵢ − y|, Σ wᵢ/|xᵢ − y|, the weight at y, and the mean distance."""
+    away = points - centre[rows]
+    total = _sums(weights, rows, len(centre))
+    spread = _sums(weights[:, None] * away.abs(), rows, len(centre)) / total.where(total > 0, 1)[:, None]
+    at = away.abs() <= _HIT * spread[rows]
+    pull = torch.where(at, 0, weights[:, None] / away.abs().where(~at, 1))
+    force = _sums(pull * away, rows, len(centre))
+    here = _sums(weights[:, None] * at, rows, len(centre))
+    return force, _sums(pull, rows, len(centre)), here, spread
 
 
 CENTRES: dict[str, Callable[..., Tensor]] = {"mean": means, "median": medians}

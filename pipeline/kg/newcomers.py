@@ -54,7 +54,7 @@ def arrivals(facts: Ids, groups: tuple[int, ...], least: int, questions: int, se
     """
     if least < 2 or questions < 1 or min(groups, default=0) < 1:
         raise ValueError(
-            f"newcomers need 2 facts and a question, and groups a newcomer, not {groups}, {least}"
+            f"newcomers need 2 facts and 1 question at least, not {least} and {questions}; groups: {groups}"
         )
     generator = np.random.default_rng(seed)
     entities, relations = int(facts[:, [0, 2]].max()) + 1, int(facts[:, 1].max()) + 1
