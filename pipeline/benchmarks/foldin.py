@@ -9,13 +9,16 @@ InvRotatE's).
 Two questions are ranked for each query, filtered, with all entities as candidates: `asked`, the new entity
 is given and the other one sought (what Wikidata5M-SI ranks, and what settings are chosen by), and `answer`,
 the new entity is sought. Retraining meets the right answer of the second among its wrong ones, fold-in never
-does, and other right answers are filtered: `answer` is the easier one for fold-in. Figures go to foldin.json.
+does, and other right answers are filtered: `answer` is the easier one for fold-in. What newcomers do as wrong
+answers to questions about the other entities is told by `others`: the MRR of the facts that choose the
+epoch, without newcomers, with folded and with trained ones. Figures go to foldin.json.
 """
 
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -125,6 +128,7 @@ def foldin(foldin: FoldIn, rotate: Rotate, paths: Paths, seed: int, out: Path) -
     without = trained["without"]
     ranking = Ranking(split, rotate, torch.from_numpy(given))
     again = ranking(trained["with"].entities, trained["with"].relations, REPORTED)
+    others = partial(ranking.others, valid)
     figures: dict[str, Any] = {}
     for estimate in foldin.estimates:
         ways = {way: ranking.folded(without, way) for way in foldin.ways(estimate)}
@@ -138,6 +142,7 @@ def foldin(foldin: FoldIn, rotate: Rotate, paths: Paths, seed: int, out: Path) -
             vectors, seconds = ways[way]
             found = ranking(vectors, without.relations, REPORTED)
             told = {"placing": asdict(way), "seconds": seconds, "tuning_mrr": tuned[way]}
+            told["others"] = others(vectors, without.relations)
             figures[f"{estimate}:{name}"] = told | compared(found, again, ranking.given(), foldin)
     summary = provenance(overridden("python -m pipeline.benchmark foldin"), [seed])
     summary |= {"settings": asdict(foldin), "rotate": asdict(rotate), "evaluator": EVALUATORS["filtered"]}
@@ -151,6 +156,7 @@ def foldin(foldin: FoldIn, rotate: Rotate, paths: Paths, seed: int, out: Path) -
         }
         for name, run in trained.items()
     }
+    summary["others"] = {name: others(run.entities, run.relations) for name, run in trained.items()}
     summary |= {"figures": figures, "seconds": perf_counter() - started}
     (out / "foldin.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
 
@@ -198,6 +204,21 @@ class Ranking:
         vectors, _ = place(entities, trained.relations, known, self.facts, way)
         return vectors, perf_counter() - started
 
+    def others(
+        self, facts: Ids, entities: Complex[Tensor, "n d"], relations: Complex[Tensor, "R d"]
+    ) -> float:
+        """Return the MRR of both sides of facts between known entities, among all that have a vector."""
+        known = self.split.facts if len(entities) == int(self.split.bounds[-1]) else self.split.known
+        found = self._ranks(entities, relations, facts, known)
+        return float(torch.cat(list(found.values())).double().reciprocal().mean())
+
+    def _ranks(
+        self, entities: Complex[Tensor, "n d"], relations: Complex[Tensor, "R d"], facts: Ids, known: Ids
+    ) -> dict[str, Tensor]:
+        rotate = self.rotate
+        shared = (rotate.norm, rotate.inverse_relations, rotate.evaluation_batch_size)
+        return ranks(entities, relations, facts, self.split.known, known, *shared)["filtered"]
+
     def given(self) -> NDArray[np.int64]:
         """Return the number of support facts of each newcomer of the reported group, in order."""
         ends = self.split.support[:, [0, 2]].ravel()
@@ -218,16 +239,7 @@ class Ranking:
         """
         which = self._of(group)
         queries, owner = self.split.queries[which], self.split.owner[which]
-        found = ranks(
-            entities,
-            relations,
-            queries,
-            self.split.known,
-            self.split.facts,
-            self.rotate.norm,
-            self.rotate.inverse_relations,
-            self.rotate.evaluation_batch_size,
-        )["filtered"]
+        found = self._ranks(entities, relations, queries, self.split.facts)
         _, row = np.unique(owner, return_inverse=True)
         told = {kind: np.zeros((int(row.max()) + 1, 2 + len(HITS))) for kind in KINDS}
         for side in SIDES:

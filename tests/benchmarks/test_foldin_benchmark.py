@@ -29,7 +29,9 @@ def test_every_estimate_is_compared_with_training_again(tmp_path: Path) -> None:
     names = ["mean:plain", "mean:chosen", "median:plain", "median:chosen", "discriminant:chosen"]
     assert list(told["figures"]) == names
     assert told["training"]["without"]["epoch"] > 0
+    assert set(told["others"]) == {"without", "with"}
     for row in told["figures"].values():
+        assert 0 < row["others"] < 1
         assert set(KINDS) < set(row)
         assert row["both"]["questions"] == row["asked"]["questions"] + row["answer"]["questions"]
         for kind in KINDS:
