@@ -3,24 +3,28 @@
 import sys
 
 from pipeline.benchmarks.ablation import ablation
+from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
+from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.variants import variants
 
 COMMANDS = {
     "ablation": ablation,
+    "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,
     "memory_scale": memory_scale,
     "pairing": pairing,
     "perplexity": perplexity,
     "pruning": pruning,
+    "refresh": refresh,
     "relevance": relevance,
     "speed": speed,
     "variants": variants,

@@ -43,12 +43,14 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.m
 
 MEASUREMENTS = (
     "pipeline.benchmarks.ablation",
+    "pipeline.benchmarks.foldin",
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.memory_scale",
     "pipeline.benchmarks.pairing",
     "pipeline.benchmarks.perplexity",
     "pipeline.benchmarks.pruning",
+    "pipeline.benchmarks.refresh",
     "pipeline.benchmarks.relevance",
     "pipeline.benchmarks.speed",
     "pipeline.benchmarks.variants",
@@ -61,11 +63,13 @@ CONFIG_KEYS = {"seed", "paths"}
 UNTRACKED = {
     "logger",
     "ablation",
+    "foldin",
     "footprint",
     "grounding",
     "pairing",
     "perplexity",
     "pruning",
+    "refresh",
     "relevance",
     "speed",
     "memory_scale",

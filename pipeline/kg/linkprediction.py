@@ -94,7 +94,23 @@ def evaluate(
     batch_size: int,
     progress: Callable[[int], object] = lambda _: None,
 ) -> dict[str, dict[str, float]]:
-    """Return the figures of each evaluator in `EVALUATORS`.
+    """Return the figures of each evaluator in `EVALUATORS`; the arguments are those of `ranks`."""
+    found = ranks(entities, relations, facts, train, known, norm, inverse, batch_size, progress)
+    return {name: figures(of_sides) for name, of_sides in found.items()}
+
+
+def ranks(
+    entities: Complex[Tensor, "E d"],
+    relations: Complex[Tensor, "R d"],
+    facts: Ids,
+    train: Ids,
+    known: Ids,
+    norm: str,
+    inverse: bool,
+    batch_size: int,
+    progress: Callable[[int], object] = lambda _: None,
+) -> dict[str, dict[str, Float[Tensor, " n"]]]:
+    """Return the rank of each fact's answer by evaluator and side, on the CPU.
 
     Args:
         entities: all trained entities.
@@ -108,7 +124,7 @@ def evaluate(
         progress: called with the number of questions ranked.
     """
     size, half = len(entities), len(relations) // 2
-    ranks: dict[str, list[Tensor]] = {f"{name}/{side}": [] for name in EVALUATORS for side in SIDES}
+    found: dict[str, list[Tensor]] = {f"{name}/{side}": [] for name in EVALUATORS for side in SIDES}
     for side in SIDES:
         given, answer = (0, 2) if side == "tail" else (2, 0)
         right = Groups.of(known[:, 1] * size + known[:, given], known[:, answer])
@@ -126,18 +142,16 @@ def evaluate(
                 tuple(cell.to(scores.device) for cell in right.cells(batch[:, 1] * size + batch[:, given]))
             ] = -torch.inf
             scores.scatter_(1, gold[:, None], own)
-            ranks[f"filtered/{side}"].append(realistic_ranks(scores, gold).cpu())
+            found[f"filtered/{side}"].append(realistic_ranks(scores, gold).cpu())
             allowed = torch.zeros_like(scores, dtype=torch.bool)
             allowed[tuple(cell.to(scores.device) for cell in seen.cells(batch[:, 1]))] = True
             reachable = allowed.gather(1, gold[:, None])[:, 0]
             typed = realistic_ranks(
                 scores.masked_fill_(~allowed, -torch.inf).scatter_(1, gold[:, None], own), gold
             )
-            ranks[f"type_filtered/{side}"].append(typed.where(reachable, torch.inf).cpu())
+            found[f"type_filtered/{side}"].append(typed.where(reachable, torch.inf).cpu())
             progress(len(batch))
-    return {
-        name: figures({side: torch.cat(ranks[f"{name}/{side}"]) for side in SIDES}) for name in EVALUATORS
-    }
+    return {name: {side: torch.cat(found[f"{name}/{side}"]) for side in SIDES} for name in EVALUATORS}
 
 
 def chunked_distances(
