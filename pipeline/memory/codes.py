@@ -83,6 +83,11 @@ class CodesWriter:
         if turned is not None:
             files.column(f"{name}.rotation", np.float32, (size,)).append(turned)
 
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return len(self._centre)
+
     def append(self, vectors: Matrix) -> None:
         """Write the codes of `vectors` behind those before."""
         moved = vectors.astype(np.float32) - self._centre
@@ -95,6 +100,15 @@ class CodesWriter:
         self._factors.append(np.divide(lengths, sums, out=np.zeros_like(sums), where=sums > 0))
         if self._vectors is not None:
             self._vectors.append(vectors)
+
+    def copy(self, codes: "Codes", rows: slice) -> None:
+        """Write codes that another writer of the same centre and rotation wrote, as they are."""
+        for column, words in zip(self._words, codes._words, strict=True):
+            column.append(words[rows])
+        self._factors.append(codes._factors[rows])
+        if self._vectors is not None:
+            assert codes._vectors is not None
+            self._vectors.append(codes._vectors[rows])
 
 
 class Codes:
@@ -109,11 +123,13 @@ class Codes:
     """
 
     def __init__(self, files: Flat, name: str) -> None:
-        self._centre: NDArray[np.float32] = files[f"{name}.centre"]
-        words = -(-len(self._centre) // WORD)
+        self.centre: NDArray[np.float32] = files[f"{name}.centre"]
+        """μ."""
+        words = -(-len(self.centre) // WORD)
         self._words: list[NDArray[np.uint64]] = [files[f"{name}.word{word}"] for word in range(words)]
         self._factors = files[f"{name}.factors"]
-        self._turned = files[f"{name}.rotation"] if f"{name}.rotation" in files.arrays else None
+        self.rotation = files[f"{name}.rotation"] if f"{name}.rotation" in files.arrays else None
+        """Q, None where vectors are left as they are."""
         self._vectors = files[f"{name}.vectors"] if f"{name}.vectors" in files.arrays else None
 
     def __len__(self) -> int:
@@ -149,16 +165,39 @@ class Codes:
                 products[place, : len(best)] = found[best]
         return torch.from_numpy(products).to(queries.device), torch.from_numpy(rows).to(queries.device)
 
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return len(self.centre)
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the vectors are kept too."""
+        return self._vectors is not None
+
+    def gather(self, rows: Rows) -> Matrix:
+        """Return the vectors of `rows` where kept, else those whose products are the estimated ones."""
+        if self._vectors is not None:
+            kept: Matrix = self._vectors[rows].astype(np.float32)
+            return kept
+        along = (2 * self._bits(rows) - 1) * self._factors[rows, None].astype(np.float32)
+        vectors: Matrix = self.centre + (along if self.rotation is None else along @ self.rotation)
+        return vectors
+
+    def _bits(self, rows: Rows) -> Matrix:
+        """Return the codes of `rows`, a number 0 or 1 a bit."""
+        words = np.stack([word[rows] for word in self._words], axis=1)
+        bits = np.unpackbits(words.view(np.uint8), axis=1, count=self.dimension, bitorder="little")
+        return bits.astype(np.float32)
+
     def products(self, query: Float[np.ndarray, " P"], rows: Rows) -> Float[np.ndarray, " n"]:
         """Return inner products of `query` with `rows`: with their vectors where kept, else as estimated."""
         products: NDArray[np.float32]
         if self._vectors is not None:
             products = self._vectors[rows].astype(np.float32) @ query
             return products
-        words = np.stack([word[rows] for word in self._words], axis=1)
-        bits = np.unpackbits(words.view(np.uint8), axis=1, count=len(self._centre), bitorder="little")
-        along = 2 * (bits.astype(np.float32) @ self._moved(query)) - self._moved(query).sum()
-        products = query @ self._centre + along * self._factors[rows].astype(np.float32)
+        along = 2 * (self._bits(rows) @ self._moved(query)) - self._moved(query).sum()
+        products = query @ self.centre + along * self._factors[rows].astype(np.float32)
         return products
 
     def nearest(
@@ -217,7 +256,7 @@ class Codes:
             looked_at *= 4
 
     def _moved(self, query: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-        moved: NDArray[np.float32] = query if self._turned is None else self._turned @ query
+        moved: NDArray[np.float32] = query if self.rotation is None else self.rotation @ query
         return moved
 
     def _scanned(self, wanted: NDArray[np.uint64], n: int, start: int, end: int) -> NDArray[np.uint64]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -118,3 +118,22 @@ class Receipt:
     """New relations."""
     superseded: list[int] = field(default_factory=list)
     """Ids of the facts of the same slots that a replacing upsert removed."""
+
+
+class Found(NamedTuple):
+    """The best facts of given heads."""
+
+    candidates: Candidates
+    """`via` is -1."""
+    places: Int[Tensor, "B N"]
+    """Which of the given heads each fact is of; 0 where there is no fact."""
+    left_out: Int[Tensor, " B"]
+    """Facts of hubs that hold and were not scored, each below n others of its head."""
+
+    @classmethod
+    def none(cls, questions: int, n: int, device: torch.device) -> "Found":
+        """Return n places without a fact for each question."""
+        empty = Candidates.none(questions, n, device)
+        return cls(
+            empty, torch.zeros_like(empty.facts), torch.zeros(questions, dtype=torch.long, device=device)
+        )

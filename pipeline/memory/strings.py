@@ -155,6 +155,17 @@ class Keys(Strings):
                     found[place] = row
         return found
 
+    def find_one(self, key: str) -> int | None:
+        """Return the row of `key`, None where it is not in the table."""
+        if not len(self):
+            return None
+        content = key.encode(errors="surrogatepass")
+        bucket = zlib.crc32(content) >> _shift(len(self))
+        for row in self._order[self._buckets.one(bucket) : self._buckets.one(bucket + 1)].tolist():
+            if self._bytes[self._offsets.one(row) : self._offsets.one(row + 1)].tobytes() == content:
+                return int(row)
+        return None
+
     def twice(self, rows: Rows) -> str | None:
         """Return a string that two of `rows` have, None where all are different."""
         seen: set[str] = set()
