@@ -51,7 +51,7 @@ def keeping(system: System, kept: Kept | None) -> Iterator[Tree | None]:
             "nothing; add memory.backend=hikvp to it"
         )
     # The memory's own searcher stays: it holds the tree, whose building takes longer than all searches.
-    tree = memory.searcher
+    tree = memory.arrangement.searcher
     assert isinstance(tree, Tree)
     changed = None
     if kept is None:
@@ -62,8 +62,12 @@ def keeping(system: System, kept: Kept | None) -> Iterator[Tree | None]:
             settings = replace(settings, entities=kept.leaves)
         else:
             settings = replace(settings, N=kept.leaves, k=min(settings.k, kept.leaves))
-    with memory.searched(settings, changed):
-        yield changed
+    former, memory.settings = memory.settings, settings
+    try:
+        with memory.arrangement.using(settings, changed):
+            yield changed
+    finally:
+        memory.settings = former
 
 
 def scored(tree: Tree) -> float:

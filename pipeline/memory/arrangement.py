@@ -1,7 +1,7 @@
 """A memory's facts as searches take them: how they were laid out last, and what changed since."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -23,18 +23,25 @@ CHANGES = 4096
 
 
 class Arrangement:
-    """Facts of a memory by head and slot. The memory sees to it that one thread at a time calls it.
+    """Facts of a memory by head and slot.
 
     Args:
         facts: the table of them.
         names: entities, relations and slots.
         settings: layout and sizes of the search.
         device: of queries and vectors.
+        lock: is held while the facts change.
     """
 
     def __init__(
-        self, facts: Triples, names: Mapping[str, Names], settings: Memory, device: torch.device
+        self,
+        facts: Triples,
+        names: Mapping[str, Names],
+        settings: Memory,
+        device: torch.device,
+        lock: AbstractContextManager[object],
     ) -> None:
+        self._lock = lock
         self._facts = facts
         self._names = names
         self._settings = settings
@@ -118,38 +125,43 @@ class Arrangement:
     @property
     def adjacency(self) -> Adjacency:
         """The facts that hold by head and by slot, in arrays."""
-        standing, delta = self._laid()
-        if isinstance(standing, InMemory) and len(delta):
-            self.drop()
-            standing, _ = self._laid()
-        return standing.adjacency if isinstance(standing, InMemory) else self._arrays()
+        with self._lock:
+            standing, delta = self._laid()
+            if isinstance(standing, InMemory) and len(delta):
+                self.drop()
+                standing, _ = self._laid()
+            return standing.adjacency if isinstance(standing, InMemory) else self._arrays()
 
     @property
     def scoring(self) -> Scoring:
         """What searches the facts as they are now, whatever changes afterwards."""
-        standing, delta = self._laid()
-        names = self._names["entities"], self._names["relations"].vectors
-        return Scoring(self._facts, standing, delta, delta.last, *names, self._slots, self._settings)
+        with self._lock:
+            standing, delta = self._laid()
+            names = self._names["entities"], self._names["relations"].vectors
+            return Scoring(self._facts, standing, delta, delta.last, *names, self._slots, self._settings)
 
     def of(self, head: int) -> list[int]:
         """Return the facts of `head`."""
-        standing, delta = self._laid()
-        return _now(standing.of(head), *delta.of(head, delta.last))
+        with self._lock:
+            standing, delta = self._laid()
+            return _now(standing.of(head), *delta.of(head, delta.last))
 
     def slot(self, head: int, relation: int) -> list[int]:
         """Return the facts of a slot."""
-        standing, delta = self._laid()
-        went, came = delta.of(head, delta.last)
-        rows = np.array(came, dtype=np.int64)
-        came = rows[self._facts.at(rows)[:, 1] == relation].tolist()
-        return _now(standing.slot(head, relation), went, came)
+        with self._lock:
+            standing, delta = self._laid()
+            went, came = delta.of(head, delta.last)
+            rows = np.array(came, dtype=np.int64)
+            came = rows[self._facts.at(rows)[:, 1] == relation].tolist()
+            return _now(standing.slot(head, relation), went, came)
 
     def counts(self, heads: Rows) -> Rows:
         """Return how many facts each of `heads` has."""
-        standing, delta = self._laid()
-        if not len(delta):
-            return standing.counts(heads)
-        return np.array([delta.count(head, delta.last) for head in heads.tolist()], dtype=np.int64)
+        with self._lock:
+            standing, delta = self._laid()
+            if not len(delta):
+                return standing.counts(heads)
+            return np.array([delta.count(head, delta.last) for head in heads.tolist()], dtype=np.int64)
 
 
 def _now(laid_out: list[int], went: list[int], came: list[int]) -> list[int]:

@@ -107,7 +107,7 @@ def read(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Nam
     try:
         names, facts = _snapshot(base, encoder, layout)
     except UserError as error:
-        if (base / LIST).exists():
+        if _is_base(base):
             raise
         reason = str(error).partition("(")[2].rpartition(";")[0].removesuffix(")")
         raise UserError(f"{base}: damaged ({reason}); restore the folder from a copy of it") from error
@@ -116,10 +116,15 @@ def read(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Nam
 
 def _snapshot(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples]:
     """Return names and facts of a snapshot or a base."""
-    if (folder / LIST).exists():
+    if _is_base(folder):
         return opened(folder, encoder) if layout == "factored" else loaded(folder, encoder)
     names = {kind: Names(encoder) for kind in ("entities", "relations", "slots")}
     return names, snapshot.read(folder, names)
+
+
+def _is_base(folder: Path) -> bool:
+    """Return whether `folder` holds a base, maybe without its list."""
+    return (folder / LIST).exists() or any(folder.glob("*.bin"))
 
 
 def journaled(folder: Path, generation: Generation, names: Mapping[str, Names]) -> Change:

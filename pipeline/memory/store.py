@@ -15,7 +15,6 @@ from torch import Tensor
 from pipeline.config import UserError
 from pipeline.memory import generations, snapshot
 from pipeline.memory.adjacency import Adjacency
-from pipeline.memory.ann import Searcher
 from pipeline.memory.arrangement import Arrangement
 from pipeline.memory.changes import KINDS, Change
 from pipeline.memory.encoder import Progress, TextEncoder
@@ -24,7 +23,7 @@ from pipeline.memory.folding import fold
 from pipeline.memory.names import Names
 from pipeline.memory.offsets import Rows
 from pipeline.memory.planning import planned, slot_key, slot_text
-from pipeline.memory.scoring import BATCH, Scoring
+from pipeline.memory.scoring import BATCH
 from pipeline.memory.settings import Memory
 from pipeline.memory.triples import Triple, Triples
 from pipeline.shapes import CandidateFacts
@@ -46,13 +45,13 @@ class KnowledgeMemory:
         self.entities = Names(encoder)
         self.relations = Names(encoder)
         self.slots = Names(encoder)
-        self._hold(Triples())
         self._writing = RLock()  # one change at a time
         self._state = RLock()  # held while a change is carried out, and while a search takes what it needs
+        self._hold(Triples())
 
     def _hold(self, facts: Triples) -> None:
         self._facts = facts
-        self._arranged = Arrangement(facts, self._names, self.settings, self.device)
+        self.arrangement = Arrangement(facts, self._names, self.settings, self.device, self._state)
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -122,7 +121,7 @@ class KnowledgeMemory:
             gone = [row for key in change.removed if (row := self.find(*key)) is not None]
             went = self._facts.remove(gone)
             rows, came = self._facts.add([self._triple(key) for key in change.written])
-            self._arranged.changed(went, came)
+            self.arrangement.changed(went, came)
         return rows, gone
 
     def append(self, rows: Int[np.ndarray, "n 3"]) -> list[int]:
@@ -133,7 +132,7 @@ class KnowledgeMemory:
         """
         with self._writing, self._state:
             found, came = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
-            self._arranged.changed([], came)
+            self.arrangement.changed([], came)
         return found
 
     def add_slots(self, progress: Progress | None = None) -> None:
@@ -192,18 +191,15 @@ class KnowledgeMemory:
 
     def facts_of(self, entity: int) -> list[int]:
         """Return the ids of the live facts whose head is `entity`."""
-        with self._state:
-            return self._arranged.of(entity)
+        return self.arrangement.of(entity)
 
     def slot(self, head: int, relation: int) -> list[int]:
         """Return the ids of the live facts of a slot."""
-        with self._state:
-            return self._arranged.slot(head, relation)
+        return self.arrangement.slot(head, relation)
 
     def counts(self, heads: Rows) -> Rows:
         """Return how many live facts each of `heads` heads."""
-        with self._state:
-            return self._arranged.counts(heads)
+        return self.arrangement.counts(heads)
 
     def search(self, query: Query, n: int | None = None) -> Candidates:
         """Return the n facts (by default N) that fit each question best; see `Scoring` for how well.
@@ -214,7 +210,7 @@ class KnowledgeMemory:
         with self._state:  # a change goes on beside what is taken here, not into it
             if not len(self) or not len(query.key):
                 return Candidates.none(len(query.key), wanted, self.device)
-            scoring = self._arranged.scoring
+            scoring = self.arrangement.scoring
         starts = range(0, len(query.key), BATCH)
         parts = [scoring.search(query.rows(i, i + BATCH), wanted) for i in starts]
         return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -223,56 +219,30 @@ class KnowledgeMemory:
         """Return given facts with their scores, with gradients into the query; see `Scoring.score`."""
         if not self._facts.end:
             return Candidates.none(len(facts), facts.shape[1], self.device)
-        return self._scoring().score(query, facts, via)
+        return self.arrangement.scoring.score(query, facts, via)
 
     def keys(self, facts: CandidateFacts) -> Float[Tensor, "B N P"]:
         """Return the base key of each fact, b_k = e_head + r, the sum of its slot's two vectors; 0 for -1."""
         if not self._facts.end:
             return torch.zeros(*facts.shape, self.encoder.dimension, device=self.device)
-        return self._scoring().keys(facts)
+        return self.arrangement.scoring.keys(facts)
 
     @contextmanager
     def only(self, rows: Sequence[int]) -> Iterator[None]:
         """Hold the facts `rows` alone inside this block, in which nothing may be changed."""
         alive = self._facts.alive
         self._facts.alive = np.isin(np.arange(len(alive)), rows) & alive
-        self._arranged.drop()
+        self.arrangement.drop()
         try:
             yield
         finally:
             self._facts.alive = alive
-            self._arranged.drop()
-
-    @property
-    def searcher(self) -> Searcher:
-        """What finds the slots, or the entities, of a memory in RAM."""
-        with self._state:
-            return self._arranged.searcher
-
-    @contextmanager
-    def searched(self, settings: Memory, nearest: Searcher | None = None) -> Iterator[None]:
-        """Have other settings inside this block, in which nothing may be changed.
-
-        Args:
-            settings: of the same layout.
-            nearest: takes the place of `searcher`; made anew where it isn't given.
-        """
-        former, self.settings = self.settings, settings
-        try:
-            with self._arranged.using(settings, nearest):
-                yield
-        finally:
-            self.settings = former
+            self.arrangement.drop()
 
     @property
     def adjacency(self) -> Adjacency:
         """The live facts by head and by slot, in arrays, rebuilt after a change."""
-        with self._state:
-            return self._arranged.adjacency
-
-    def _scoring(self) -> Scoring:
-        with self._state:
-            return self._arranged.scoring
+        return self.arrangement.adjacency
 
     @property
     def _names(self) -> dict[str, Names]:
