@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-BACKENDS = ("exact", "hikvp", "hnsw", "ivf")
+BACKENDS = ("exact", "codes", "hikvp", "hnsw", "ivf")
 LAYOUTS = ("factored", "slot")
 
 

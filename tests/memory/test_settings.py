@@ -7,7 +7,7 @@ from tests.tiny import memory_settings
     ("changes", "text"),
     [
         ({"layout": "tree"}, r"memory\.layout must be one of factored, slot, not 'tree'"),
-        ({"backend": "lsh"}, r"memory\.backend must be one of exact, hikvp, hnsw, ivf, not 'lsh'"),
+        ({"backend": "lsh"}, r"memory\.backend must be one of exact, codes, hikvp, hnsw, ivf, not 'lsh'"),
         *(
             ({name: 0}, rf"memory\.{name} must be at least 1, not 0")
             for name in ("N", "k", "links", "lists", "probes", "roots", "inner")
