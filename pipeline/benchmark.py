@@ -11,6 +11,7 @@ from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.speed import speed
+from pipeline.benchmarks.updates import updates
 from pipeline.benchmarks.variants import variants
 
 COMMANDS = {
@@ -23,6 +24,7 @@ COMMANDS = {
     "pruning": pruning,
     "relevance": relevance,
     "speed": speed,
+    "updates": updates,
     "variants": variants,
 }
 

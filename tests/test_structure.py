@@ -51,6 +51,7 @@ MEASUREMENTS = (
     "pipeline.benchmarks.pruning",
     "pipeline.benchmarks.relevance",
     "pipeline.benchmarks.speed",
+    "pipeline.benchmarks.updates",
     "pipeline.benchmarks.variants",
 )
 """Commands outside the DAG that take sections as a stage does."""
@@ -69,6 +70,7 @@ UNTRACKED = {
     "relevance",
     "speed",
     "memory_scale",
+    "updates",
     "variants",
 }
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""

@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.ann import Searcher, searcher
+from pipeline.memory.base import Base
 from pipeline.memory.delta import Delta
 from pipeline.memory.names import Names
 from pipeline.memory.offsets import Rows
@@ -86,6 +87,11 @@ class Arrangement:
         same = self._slots is not None and len(self._slots.vectors) == len(vectors)
         nearest = self._slots.nearest if self._slots and same else self._nearest
         return Slots(adjacency, vectors, nearest or searcher(vectors, self._settings))
+
+    @property
+    def base(self) -> Base | None:
+        """The facts that stay on disk, None where all are in RAM."""
+        return self._facts.base
 
     @property
     def searcher(self) -> Searcher:

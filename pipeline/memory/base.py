@@ -75,7 +75,7 @@ class Base:
         Raises:
             UserError: a file is missing or damaged; the text names it and says what to do.
         """
-        return cls(Flat.open(folder, KIND))
+        return cls(Flat.open(folder, KIND, scanned=f"{CODES}.word"))
 
     def __len__(self) -> int:
         return len(self.tails)

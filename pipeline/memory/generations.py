@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 
@@ -30,7 +31,7 @@ from pipeline.memory.flat import LIST
 from pipeline.memory.folding import loaded, opened
 from pipeline.memory.journal import Journal
 from pipeline.memory.names import Names
-from pipeline.memory.records import DamageError, records
+from pipeline.memory.records import DamageError, Record, records
 from pipeline.memory.triples import Triples
 
 MANIFEST = "manifest.json"
@@ -83,8 +84,23 @@ def current(folder: Path) -> Generation | None:
         ) from error
 
 
-def read(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples, Change]:
-    """Return names and facts of the snapshot in `folder`, and what changed since.
+class Contents(NamedTuple):
+    """What a folder holds."""
+
+    names: dict[str, Names]
+    """Of the snapshot, by kind."""
+    facts: Triples
+    """Of the snapshot."""
+    since: Change
+    """What changed since."""
+    generation: Generation | None
+    """None where it is a snapshot or a base itself."""
+    last: Record | None
+    """The last of the changes."""
+
+
+def read(folder: Path, encoder: TextEncoder, layout: str) -> Contents:
+    """Return what `folder` holds.
 
     Args:
         folder: of a memory, or a snapshot or base itself.
@@ -97,7 +113,7 @@ def read(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Nam
     """
     generation = current(folder)
     if generation is None:
-        return *_snapshot(folder, encoder, layout), Change()
+        return Contents(*_snapshot(folder, encoder, layout), Change(), None, None)
     if generation.encoder != encoder.name:
         raise UserError(
             f"{folder}: its vectors are from the encoder {generation.encoder}, not {encoder.name}; choose "
@@ -111,7 +127,8 @@ def read(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Nam
             raise
         reason = str(error).partition("(")[2].rpartition(";")[0].removesuffix(")")
         raise UserError(f"{base}: damaged ({reason}); restore the folder from a copy of it") from error
-    return names, facts, journaled(folder, generation, names)
+    since, last = journaled(folder, generation, names)
+    return Contents(names, facts, since, generation, last)
 
 
 def _snapshot(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples]:
@@ -127,8 +144,16 @@ def _is_base(folder: Path) -> bool:
     return (folder / LIST).exists() or any(folder.glob("*.bin"))
 
 
-def journaled(folder: Path, generation: Generation, names: Mapping[str, Names]) -> Change:
-    """Return what changed since the snapshot of `generation`, which has `names`.
+def journaled(
+    folder: Path, generation: Generation, names: Mapping[str, Names], after: Record | None = None
+) -> tuple[Change, Record | None]:
+    """Return what changed since the snapshot of `generation`, and the last record that tells of it.
+
+    Args:
+        folder: of the memory.
+        generation: says which journal.
+        names: those that are known before.
+        after: the record behind which to begin; None begins with the first one.
 
     Raises:
         DamageError: a record is no change, or changes what isn't there.
@@ -136,13 +161,14 @@ def journaled(folder: Path, generation: Generation, names: Mapping[str, Names]) 
     """
     file = generation.journal(folder)
     changes: list[Change] = []
+    last = after
     later: dict[str, set[str]] = {kind: set() for kind in names}
 
     def known(kind: str, key: str) -> bool:
         return key in later[kind] or key in names[kind]
 
     try:
-        for record in records(file):
+        for record in records(file, after):
             try:
                 change = decoded(record.payload)
                 for kind, new in change.new.items():
@@ -155,14 +181,15 @@ def journaled(folder: Path, generation: Generation, names: Mapping[str, Names]) 
                         raise ValueError(f"{head} | {relation} | {tail} holds an unknown name")
             except (ValueError, TypeError, KeyError) as error:
                 raise DamageError(file, record.start, f"record {record.number}: {error}") from error
-            if not changes and record.number != generation.first:
+            if last is None and record.number != generation.first:
                 raise DamageError(file, 0, f"begins with record {record.number}, not {generation.first}")
             changes.append(change)
+            last = record
     except OSError as error:
         raise UserError(
             f"{file}: can't be read ({error.strerror}); restore the folder from a copy of it"
         ) from error
-    return folded(changes)
+    return folded(changes), last and last._replace(payload=b"")
 
 
 def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[Path], None]) -> Generation:

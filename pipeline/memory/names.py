@@ -16,6 +16,8 @@ from pipeline.memory.strings import Keys, Strings
 
 BLOCK = 1 << 16
 """Names read from disk at once."""
+LATELY = 1 << 17
+"""Keys on disk whose rows are kept once they were asked for."""
 
 
 class New(NamedTuple):
@@ -77,6 +79,9 @@ class Names:
     def gather(self, rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n P"]:
         """Return the vectors of `rows`, as `vectors` holds them."""
         return self.vectors[rows]
+
+    def look_up(self, keys: Sequence[str]) -> None:
+        """Get ready to be asked for many `keys`."""
 
     def fresh(self, named: Iterable[tuple[str, str]], kind: str) -> dict[str, str]:
         """Return the new keys among pairs of key and text, each with the first text that isn't empty.
@@ -202,6 +207,7 @@ class Shelved(Names):
     def __init__(self, encoder: TextEncoder, keys: Keys, texts: Strings, vectors: Vectors) -> None:
         super().__init__(encoder)
         self._shelf = keys, texts, vectors
+        self._lately: dict[str, int] = {}  # rows of those on disk that were asked for
 
     def __len__(self) -> int:
         return len(self._shelf[0]) + len(self._keys)
@@ -219,7 +225,22 @@ class Shelved(Names):
     def find(self, key: str) -> int | None:
         """Return the row of `key`, None where it isn't known."""
         row = self._rows.get(key)
-        return self._shelf[0].find_one(key) if row is None else row
+        if row is None:
+            row = self._lately.get(key)
+        if row is None and (row := self._shelf[0].find_one(key)) is not None:
+            self._keep({key: row})
+        return row
+
+    def look_up(self, keys: Sequence[str]) -> None:
+        """Get ready to be asked for many `keys`."""
+        asked = [key for key in dict.fromkeys(keys) if key not in self._rows and key not in self._lately]
+        found = zip(asked, self._shelf[0].find(asked).tolist(), strict=True)
+        self._keep({key: row for key, row in found if row >= 0})
+
+    def _keep(self, rows: dict[str, int]) -> None:
+        if len(self._lately) + len(rows) > LATELY:
+            self._lately = {}
+        self._lately.update(rows)
 
     @property
     def vectors(self) -> Float[Tensor, "E P"]:

@@ -53,6 +53,12 @@ class KnowledgeMemory:
         self._facts = facts
         self.arrangement = Arrangement(facts, self._names, self.settings, self.device, self._state)
 
+    def _take(self, held: generations.Contents) -> None:
+        """Hold what was read from a folder, and nothing else."""
+        self.entities, self.relations, self.slots = (held.names[kind] for kind in KINDS)
+        self._hold(held.facts)
+        KnowledgeMemory._commit(self, held.since)  # a subclass would write it again
+
     def __len__(self) -> int:
         return len(self._facts)
 
@@ -278,14 +284,12 @@ class KnowledgeMemory:
         while True:
             generation, memory = generations.current(folder), cls(settings, encoder)
             try:
-                names, facts, since = generations.read(folder, encoder, settings.layout)
+                held = generations.read(folder, encoder, settings.layout)
                 break
             except UserError:
                 if generations.current(folder) == generation:  # else it was merged meanwhile
                     raise
-        memory.entities, memory.relations, memory.slots = (names[kind] for kind in KINDS)
-        memory._hold(facts)
-        KnowledgeMemory._commit(memory, since)  # a subclass would write it again
+        memory._take(held)
         if settings.layout == "slot" and len(memory):
             if not len(memory.slots) and generation is None:
                 raise UserError(

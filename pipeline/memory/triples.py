@@ -14,6 +14,8 @@ from pipeline.memory.offsets import Rows
 
 Triple = tuple[int, int, int]
 """Rows of a fact's head, relation and tail."""
+MANY = 32
+"""Facts that are looked up in a base together sooner than one by one."""
 
 
 class Added(NamedTuple):
@@ -80,11 +82,11 @@ class Triples:
     def at(self, rows: Rows) -> Int[np.ndarray, "n 3"]:
         """Return head, relation and tail of `rows`."""
         mine = self._rows.rows.numpy()
-        if self.base is None:
-            own: Int[np.ndarray, "n 3"] = mine[rows]
+        old = rows < self._first
+        if self.base is None or not old.any():
+            own: Int[np.ndarray, "n 3"] = mine[rows - self._first]
             return own
         found = np.empty((len(rows), 3), dtype=np.int64)
-        old = rows < self._first
         found[old] = self.base.triples(rows[old])
         found[~old] = mine[rows[~old] - self._first]
         return found
@@ -101,7 +103,7 @@ class Triples:
 
     def add(self, facts: Sequence[Triple]) -> Added:
         """Let `facts` hold."""
-        rows = [self._find(triple) for triple in facts]
+        rows = self._find_all(facts)
         new = dict.fromkeys(triple for triple, row in zip(facts, rows, strict=True) if row is None)
         if new:
             self._row.update({triple: self.end + i for i, triple in enumerate(new)})
@@ -125,7 +127,7 @@ class Triples:
         else:
             self._dead.update(old)
         if len(old) < len(rows):
-            self._alive.rows[[row - self._first for row in rows if row >= self._first]] = alive
+            self._alive.rows.numpy()[[row - self._first for row in rows if row >= self._first]] = alive
         self._count += len(rows) if alive else -len(rows)
 
     def holds(self, row: int) -> bool:
@@ -136,6 +138,16 @@ class Triples:
         """Return the row of a fact that holds, or None."""
         row = self._find(triple)
         return row if row is not None and self.holds(row) else None
+
+    def _find_all(self, facts: Sequence[Triple]) -> list[int | None]:
+        if self.base is None or len(facts) < MANY:
+            return [self._find(triple) for triple in facts]
+        given = np.array(facts, dtype=np.int64)
+        inside = np.flatnonzero(given[:, 0] < self.base.entities)
+        old = np.full(len(given), -1)
+        old[inside] = self.base.find(given[inside])
+        rows = zip(facts, old.tolist(), strict=True)
+        return [self._row.get(triple) if row < 0 else row for triple, row in rows]
 
     def _find(self, triple: Triple) -> int | None:
         row = self._row.get(triple)

@@ -13,7 +13,6 @@ from pipeline.memory.store import KnowledgeMemory
 from tests.memory.small import KEYS, ask, fact, filled, held
 from tests.tiny import memory_settings
 
-
 ONE_OF_TWINS = st.lists(KEYS.filter(lambda key: key[0] != "Q4"), max_size=12)
 """Facts of heads that all have names of their own: it is chance which of two twins is looked at."""
 
