@@ -65,9 +65,7 @@ class FollowingMemory(KnowledgeMemory):
         Raises:
             UserError: always; the text says who may write.
         """
-        raise UserError(
-            f"{self._folder}: open for reading; write by `DurableMemory.begun` or another process"
-        )
+        raise UserError(f"{self._folder}: open for reading; open it by `DurableMemory.begun` to write")
 
     def delete(self, facts: Iterable[Key]) -> Receipt:
         """Refuse to.
