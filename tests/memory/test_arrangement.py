@@ -44,7 +44,7 @@ def test_a_changed_memory_is_searched_as_one_made_of_what_holds(
     looked_at: int,
     seed: int,
 ) -> None:
-    section = {"entities": looked_at, "beam": 100, "N": 30}
+    section = {"entities": looked_at, "beam": 100, "N": 400}
     memory = filled(texts, first, **section)
     if where == "base":
         folder: Path = tmp_path_factory.mktemp("memory") / "base"
@@ -64,7 +64,7 @@ def test_a_changed_memory_is_searched_as_one_made_of_what_holds(
             getattr(other, kind).restore(*block)
     other.upsert([fact(key) for key in sorted(held(memory))])
     assert held(other) == held(memory)
-    found, right = memory.search(query, 30), other.search(query, 30)
+    found, right = memory.search(query), other.search(query)
     torch.testing.assert_close(found.scores, right.scores, atol=1e-4, rtol=1e-4)
     for question in range(3):
         mine, theirs = listed(memory, found, question), listed(other, right, question)
