@@ -33,9 +33,11 @@ class Delta:
         self._turns: dict[int, list[int]] = {}  # numbers of the changes at which a fact came or went, in turn
         self._late: set[int] = set()  # facts with turns that were not laid out
         self._of: dict[int, list[int]] = {}  # facts with turns, by head
-        self._alone: list[int] = []  # heads with turns of which no fact was laid out
-        self._empty: list[int] = []  # others that had no fact at some time
-        self._noted: set[int] = set()  # heads in either list
+        self._number: dict[int, int] = {}  # of the last change that concerned a head
+        self._count: dict[int, int] = {}  # facts that such a head has now
+        self._alone: dict[int, None] = {}  # heads of which no fact was laid out and that have one now
+        self._empty: dict[int, None] = {}  # heads that had some and have none now
+        self._parts: dict[int, tuple[int, list[int], list[int]]] = {}  # what `of` found last
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -46,19 +48,26 @@ class Delta:
         rows = [*went, *came]
         heads = self._facts.at(np.array(rows, dtype=np.int64))[:, 0].tolist() if rows else []
         for place, (row, head) in enumerate(zip(rows, heads, strict=True)):
+            came_now = place >= len(went)
             if row in self._turns:
                 self._turns[row].append(number)
-                continue
-            if place >= len(went):
-                self._late.add(row)
-            self._turns[row] = [number]
-            self._of.setdefault(head, []).append(row)
+            else:
+                if came_now:
+                    self._late.add(row)
+                self._turns[row] = [number]
+                self._of.setdefault(head, []).append(row)
+            count = self._count[head] if head in self._count else self._laid_out(head)
+            self._count[head] = count + (1 if came_now else -1)
         for head in dict.fromkeys(heads):
-            if head not in self._noted:
-                alone = self._laid_out(head) == 0
-                if alone or self.count(head, number) == 0:
-                    self._noted.add(head)
-                    (self._alone if alone else self._empty).append(head)
+            self._number[head] = number
+            for noted, holds in (
+                (self._alone, self._laid_out(head) == 0 and self._count[head] > 0),
+                (self._empty, self._laid_out(head) > 0 and self._count[head] == 0),
+            ):
+                if holds:
+                    noted[head] = None
+                else:
+                    noted.pop(head, None)
         self.last = number
 
     def holds(self, row: int, at: int) -> bool | None:
@@ -70,6 +79,8 @@ class Delta:
 
     def count(self, head: int, at: int) -> int:
         """Return how many facts of `head` held after change `at`."""
+        if at >= self._number.get(head, 0):
+            return self._count[head] if head in self._count else self._laid_out(head)
         went, came = self.of(head, at)
         return self._laid_out(head) - len(went) + len(came)
 
@@ -78,17 +89,28 @@ class Delta:
 
         Those that went were laid out and held no longer; those that came were not, and held.
         """
+        number = self._number.get(head, 0)
+        known = self._parts.get(head)
+        if known is not None and known[0] == number <= at:
+            return known[1:]
         rows = sorted(self._of.get(head, ()))
         went = [row for row in rows if row not in self._late and not self.holds(row, at)]
-        return went, [row for row in rows if row in self._late and self.holds(row, at)]
+        came = [row for row in rows if row in self._late and self.holds(row, at)]
+        if number and number <= at:
+            self._parts[head] = number, went, came
+        return went, came
 
     def empty(self, at: int) -> list[int]:
         """Return the heads whose facts were laid out and that had none after change `at`."""
-        return [head for head in list(self._empty) if self.count(head, at) == 0]
+        if at == self.last:
+            return list(self._empty)
+        return [head for head in list(self._of) if self._laid_out(head) and not self.count(head, at)]
 
     def alone(self, at: int) -> list[int]:
         """Return the heads of which no fact was laid out and that had one after change `at`."""
-        return [head for head in list(self._alone) if self.count(head, at)]
+        if at == self.last:
+            return list(self._alone)
+        return [head for head in list(self._of) if not self._laid_out(head) and self.count(head, at)]
 
     def gone(self, heads: Iterable[int], at: int) -> Rows:
         """Return the facts of `heads` that were laid out and no longer held, ascending."""
