@@ -192,11 +192,12 @@ def _searched(
     told["heads by their codes, chosen by first bits"] = _scanned(
         base, settings, memory, random, settings.codes_share
     )
-    for kind, times, size in (
-        ("queries", settings.scans, 1),
-        (f"queries, {settings.batch_size} at a time", 3, settings.batch_size),
-    ):
-        told[kind] = _queried(held, settings, random, times, size)
+    for kind, share in (("queries", 1.0), ("queries by first bits", settings.codes_share)):
+        with held.arrangement.using(replace(memory, share=share), None):
+            told[kind] = _queried(held, settings, random, settings.scans, 1)
+            told[f"{kind}, {settings.batch_size} at a time"] = _queried(
+                held, settings, random, 3, settings.batch_size
+            )
     told["names of candidates"] = _named(base, settings, memory, random)
     told["resident"] = resident()
     everything = sum(file.stat().st_size for file in files_in(folder)) / MIB

@@ -22,7 +22,7 @@ class Memory:
     relation_weight: float
     """Weight of the relation's log-probability beside the entity's similarity."""
     backend: str
-    """`exact`, `hikvp`, `hnsw` or `ivf`."""
+    """`exact`, `codes` (of one bit a dimension, in a base on disk), `hikvp`, `hnsw` or `ivf`."""
     links: int
     """Edges a node of the HNSW graph."""
     lists: int
@@ -35,6 +35,8 @@ class Memory:
     """k_I of HiKVP: clusters that it goes into (AtlasKV: 64)."""
     spread: float
     """How much of the spread of a cluster's keys its score is raised by in HiKVP; AtlasKV's is 0."""
+    share: float
+    """Of the codes that a search by `codes` compares in full: those whose first 128 bits differ least."""
     beam: int
     """Facts of the first hop whose tails are gone on from, for methods of two hops; 0 stays there."""
 
@@ -48,6 +50,8 @@ class Memory:
                 raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
         if self.beam < 0:
             raise ValueError(f"memory.beam must be at least 0, not {self.beam}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"memory.share must be above 0 and at most 1, not {self.share}")
         for name in ("relation_weight", "spread"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"memory.{name} must be 0 or more, not {getattr(self, name)}")

@@ -205,7 +205,9 @@ class OnDisk:
         """Return the n largest inner products with entities that head a fact, and these; -inf for none."""
         codes = self._base.entity_codes
         if self._settings.backend == "codes" and codes is not None:
-            return codes.search(queries, n, lambda rows: self._base.counts(rows) > 0)
+            return codes.search(
+                queries, n, lambda rows: self._base.counts(rows) > 0, share=self._settings.share
+            )
         found, heads = self._searcher
         best, places = found.search(queries, n)
         return best, heads[places]

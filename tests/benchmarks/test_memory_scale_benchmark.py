@@ -73,7 +73,13 @@ def test_what_is_measured_is_told_and_no_base_is_left(tmp_path: Path) -> None:
     assert build["bytes a fact"] == pytest.approx(sum(build["bytes"].values()) / build["facts"], abs=0.01)
     assert 5 < build["bytes a fact without names and codes"] < build["bytes a fact"]
     assert build["bytes of codes an entity"] == pytest.approx(64 / 8 + 2, abs=5)
-    for name in ("uniform heads", "zipf heads", "heads by their codes", "queries", "queries, 2 at a time"):
+    for name in (
+        "uniform heads",
+        "zipf heads",
+        "heads by their codes",
+        "queries",
+        "queries by first bits, 2 at a time",
+    ):
         assert 0 < search[name]["p50 ms"] <= search[name]["p99 ms"] <= search[name]["most ms"]
     resident = search["resident"]
     parts = resident["its own MiB"] + resident["of files MiB"]

@@ -12,6 +12,7 @@ from tests.tiny import memory_settings
             ({name: 0}, rf"memory\.{name} must be at least 1, not 0")
             for name in ("N", "k", "links", "lists", "probes", "roots", "inner")
         ),
+        ({"share": 0}, r"memory\.share must be above 0 and at most 1, not 0"),
         ({"beam": -1}, r"memory\.beam must be at least 0, not -1"),
         ({"entities": -3}, r"memory\.entities must be at least 1, not -3"),
         ({"k": 13}, r"memory\.k \(13\) must not exceed memory\.N \(12\)"),
