@@ -9,6 +9,7 @@ from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
+from pipeline.benchmarks.recall import recall
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.updates import updates
@@ -22,6 +23,7 @@ COMMANDS = {
     "pairing": pairing,
     "perplexity": perplexity,
     "pruning": pruning,
+    "recall": recall,
     "relevance": relevance,
     "speed": speed,
     "updates": updates,

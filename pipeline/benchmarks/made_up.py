@@ -8,7 +8,7 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from pipeline.memory.base import CODES, RELATIONS
-from pipeline.memory.codes import CodesWriter
+from pipeline.memory.coding import CodesWriter
 from pipeline.memory.flat import FlatWriter
 
 BLOCK = 1 << 20

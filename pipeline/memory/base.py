@@ -44,7 +44,7 @@ class Base:
         self.entity_texts = Strings(files, "entities.texts")
         self.relation_keys = Keys(files, "relations.keys")
         self.relation_texts = Strings(files, "relations.texts")
-        self.entity_codes = Codes(files, CODES) if f"{CODES}.factors" in files.arrays else None
+        self.entity_codes = Codes.open(files, CODES) if f"{CODES}.factors" in files.arrays else None
         """Codes of the entities' vectors and maybe the vectors themselves; None where it has none."""
         self.relation_vectors = files[RELATIONS] if RELATIONS in files.arrays else None
         """Vectors of the relations in float16: [R, P]."""

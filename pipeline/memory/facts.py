@@ -1,5 +1,6 @@
 """What goes into a memory and what comes out of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -52,6 +53,14 @@ class Query(NamedTuple):
         assert key is not None
         assert relation is not None
         return Query(key, relation, second, stop)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Query"]) -> "Query":
+        """Return what the questions of all `parts` ask for, one after the other."""
+        second = [part.second for part in parts if part.second is not None]
+        stop = [part.stop for part in parts if part.stop is not None]
+        first = torch.cat([part.key for part in parts]), torch.cat([part.relation for part in parts])
+        return cls(*first, torch.cat(second) if second else None, torch.cat(stop) if stop else None)
 
 
 class Candidates(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from pipeline.config import UserError
 from pipeline.memory.base import CODES, RELATIONS, Base
 from pipeline.memory.build import Named, build
-from pipeline.memory.codes import CodesWriter
+from pipeline.memory.coding import CodesWriter
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.flat import REMEDY, FlatWriter
 from pipeline.memory.names import BLOCK, Names, Shelved
@@ -46,7 +46,7 @@ def fold(folder: Path, names: Mapping[str, Names], facts: Triples) -> Base:
         else:
             codes = CodesWriter(files, CODES, old.centre, old.rotation, vectors=old.has_vectors)
             for start in range(0, len(old), BLOCK):
-                codes.copy(old, slice(start, min(start + BLOCK, len(old))))
+                codes.copy(old.part(slice(start, start + BLOCK)))
         for block in entities.blocks(start=len(old) if old else 0):
             codes.append(block.vectors.numpy())
         column = files.column(RELATIONS, np.float16, (codes.dimension,))

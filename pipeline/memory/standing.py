@@ -1,16 +1,16 @@
 """The facts as they were laid out to be searched: in arrays, or in a base on disk."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.memory import slots
 from pipeline.memory.adjacency import Adjacency
-from pipeline.memory.ann import Searcher, searcher
+from pipeline.memory.ann import CodesSearcher, Searcher, searcher
 from pipeline.memory.base import Base
 from pipeline.memory.facts import Candidates, Found
 from pipeline.memory.names import Names
@@ -205,9 +205,8 @@ class OnDisk:
         """Return the n largest inner products with entities that head a fact, and these; -inf for none."""
         codes = self._base.entity_codes
         if self._settings.backend == "codes" and codes is not None:
-            return codes.search(
-                queries, n, lambda rows: self._base.counts(rows) > 0, share=self._settings.share
-            )
+            filled = partial(_headed, self._base)
+            return CodesSearcher(codes, self._settings, filled).search(queries, n)
         found, heads = self._searcher
         best, places = found.search(queries, n)
         return best, heads[places]
@@ -226,3 +225,9 @@ class OnDisk:
         found = slots.search(self._base, own, near, relation_log_probabilities, weight, n, dead)
         columns = (part.to(self._device) for part in found.candidates)
         return Found(Candidates(*columns), found.places.to(self._device), found.left_out.to(self._device))
+
+
+def _headed(base: Base, rows: Rows) -> Bool[np.ndarray, " n"]:
+    """Return which entities head a fact."""
+    headed: Bool[np.ndarray, " n"] = base.counts(rows) > 0
+    return headed

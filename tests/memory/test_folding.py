@@ -9,7 +9,7 @@ import torch
 from pipeline.config import UserError
 from pipeline.memory.base import CODES, RELATIONS, Base
 from pipeline.memory.build import build
-from pipeline.memory.codes import CodesWriter
+from pipeline.memory.coding import CodesWriter
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.flat import FlatWriter
 from pipeline.memory.folding import fold, loaded, opened
