@@ -10,9 +10,11 @@ from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
+from pipeline.benchmarks.recall import recall
 from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.speed import speed
+from pipeline.benchmarks.updates import updates
 from pipeline.benchmarks.variants import variants
 
 COMMANDS = {
@@ -24,9 +26,11 @@ COMMANDS = {
     "pairing": pairing,
     "perplexity": perplexity,
     "pruning": pruning,
+    "recall": recall,
     "refresh": refresh,
     "relevance": relevance,
     "speed": speed,
+    "updates": updates,
     "variants": variants,
 }
 

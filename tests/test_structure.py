@@ -50,9 +50,11 @@ MEASUREMENTS = (
     "pipeline.benchmarks.pairing",
     "pipeline.benchmarks.perplexity",
     "pipeline.benchmarks.pruning",
+    "pipeline.benchmarks.recall",
     "pipeline.benchmarks.refresh",
     "pipeline.benchmarks.relevance",
     "pipeline.benchmarks.speed",
+    "pipeline.benchmarks.updates",
     "pipeline.benchmarks.variants",
 )
 """Commands outside the DAG that take sections as a stage does."""
@@ -69,10 +71,12 @@ UNTRACKED = {
     "pairing",
     "perplexity",
     "pruning",
+    "recall",
     "refresh",
     "relevance",
     "speed",
     "memory_scale",
+    "updates",
     "variants",
 }
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""

@@ -163,6 +163,8 @@ def memory_settings(**changes: Any) -> Memory:
         "roots": 2,
         "inner": 2,
         "spread": 0.4,
+        "rescored": 8,
+        "share": 1.0,
         "beam": 3,
     }
     return Memory(**(values | changes))

@@ -1,13 +1,20 @@
 """Graphs of any size with the shape of Wikidata, made as a stream out of nothing but their seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
+from tqdm import tqdm
+
+from pipeline.memory.base import CODES, RELATIONS
+from pipeline.memory.coding import CodesWriter
+from pipeline.memory.flat import FlatWriter
 
 BLOCK = 1 << 20
 """Facts made at once; another number makes another graph."""
+CODED = 1 << 15
+"""Vectors made and coded at once."""
 PRIME = 2_654_435_761
 """Spreads ranks over entities, so that hubs don't lie side by side."""
 SYLLABLES = (
@@ -70,6 +77,21 @@ class MadeUp:
         for start in range(0, size, BLOCK):
             numbers = range(start, min(start + BLOCK, size))
             yield [f"{letter}{number}" for number in numbers], [label(number) for number in numbers]
+
+    def vectors(self, dimensions: int) -> Callable[[FlatWriter], None]:
+        """Return what writes codes of random vectors, one an entity, and random vectors of the relations."""
+
+        def write(files: FlatWriter) -> None:
+            codes = CodesWriter(files, CODES, np.zeros(dimensions))
+            for first in tqdm(range(0, self.entities, CODED), desc="codes", unit="block", delay=5):
+                random = np.random.default_rng([self.seed, 2, first])
+                size = min(CODED, self.entities - first)
+                codes.append(random.standard_normal((size, dimensions), dtype=np.float32))
+            random = np.random.default_rng([self.seed, 3])
+            column = files.column(RELATIONS, np.float16, (dimensions,))
+            column.append(random.standard_normal((self.relations, dimensions)))
+
+        return write
 
 
 def label(number: int) -> str:

@@ -1,15 +1,15 @@
 """Measures what a memory of many facts takes: `python -m pipeline.benchmark memory_scale`.
 
-A graph is made up and built into a base in one process; a fresh one opens it and searches the slots of
-given heads, the first time out of files that the system no longer holds in main memory, and for heads
-among the codes of random vectors. Seconds, milliseconds, bytes and resident memory, in which mapped pages
-count, go to memory_scale.json.
+A graph is made up and built into a base, with codes of random vectors, in one process; a fresh one opens it
+as a memory. It searches the slots of given heads, the first time out of files that the system no longer holds
+in main memory, heads among the codes, and facts for whole queries. Seconds, milliseconds, bytes and resident
+memory, in which mapped pages count, go to memory_scale.json.
 """
 
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.benchmarks.made_up import MadeUp
-from pipeline.benchmarks.processes import STATUS, alone, files_in, forget, mapped, resident
+from pipeline.benchmarks.processes import STATUS, alone, files_in, forget, mapped, resident, spread
 from pipeline.config import UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
-from pipeline.memory.base import Base
+from pipeline.memory.base import CODES, Base
 from pipeline.memory.build import build
-from pipeline.memory.codes import Codes, CodesWriter
-from pipeline.memory.flat import Flat, FlatWriter
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.facts import Query
+from pipeline.memory.settings import Memory
 from pipeline.memory.slots import search
+from pipeline.memory.store import KnowledgeMemory
+from pipeline.weights import Encoder
 
 SORTING, FACT, NAMES = 8.2, 6.3, 40
 """Bytes on disk: of a fact while facts are sorted, of a fact in a base, of an entity's names."""
-CODES = "codes"
-VECTORS = 1 << 15
-"""Made-up vectors coded at once."""
 FIRST = 20
 """Questions asked while the files are not in main memory."""
 MIB = 1 << 20
@@ -53,12 +53,6 @@ class MemoryScale:
     """Of Zipf's law, which degrees follow: from 0 to below 1."""
     seed: int
     """Of the graph and of the questions."""
-    heads: int
-    """Entities whose slots a question is about (`memory.entities`)."""
-    candidates: int
-    """Facts that a search returns (`memory.N`)."""
-    relation_weight: float
-    """As `memory.relation_weight`."""
     questions: int
     """Searches of one question that are timed, of each kind of heads."""
     scans: int
@@ -82,8 +76,6 @@ class MemoryScale:
         names = (
             "facts_per_entity",
             "relations",
-            "heads",
-            "candidates",
             "scans",
             "dimensions",
             "questions",
@@ -105,16 +97,18 @@ class MemoryScale:
 
 
 @stage
-def memory_scale(memory_scale: MemoryScale, out: Path) -> None:
+def memory_scale(memory: Memory, encoder: Encoder, memory_scale: MemoryScale, out: Path) -> None:
     """Measure each size."""
+    memory = replace(memory, layout="factored", backend="codes")
     told = provenance(overridden("python -m pipeline.benchmark memory_scale"), [memory_scale.seed])
     settings = {name: value for name, value in asdict(memory_scale).items() if name != "folder"}
-    figures = {str(facts): measured(memory_scale, facts) for facts in memory_scale.facts}
+    settings |= {"memory": asdict(memory)}
+    figures = {str(facts): measured(memory_scale, memory, encoder, facts) for facts in memory_scale.facts}
     told |= {"settings": settings, "figures": figures}
     (out / "memory_scale.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def measured(settings: MemoryScale, facts: int) -> dict[str, Any]:
+def measured(settings: MemoryScale, memory: Memory, encoder: Encoder, facts: int) -> dict[str, Any]:
     """Return the figures of one size.
 
     Raises:
@@ -136,16 +130,15 @@ def measured(settings: MemoryScale, facts: int) -> dict[str, Any]:
         )
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        made = alone(partial(_built, graph, folder, settings.sorting_mib * MIB))
-        coded = alone(partial(_coded, graph, folder / CODES, settings))
+        made = alone(partial(_built, graph, folder, settings))
         forget(folder)
-        searched = alone(partial(_searched, graph, folder, settings))
-        return {"build": made, "codes": coded, "search": searched}
+        searched = alone(partial(_searched, graph, folder, settings, memory, encoder))
+        return {"build": made, "search": searched}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _built(graph: MadeUp, folder: Path, memory: int) -> dict[str, Any]:
+def _built(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, Any]:
     before = resident()
     start, used = time.perf_counter(), time.process_time()
     names = graph.names("Q", graph.entities), graph.names("P", graph.relations)
@@ -154,11 +147,14 @@ def _built(graph: MadeUp, folder: Path, memory: int) -> dict[str, Any]:
         def told(what: str, more: int) -> None:
             bar.update(more if what.startswith("facts") else 0)
 
-        base, again = build(folder, *names, graph.blocks(), memory, told)
+        vectors = graph.vectors(settings.dimensions)
+        memory = settings.sorting_mib * MIB
+        base, again = build(folder, *names, graph.blocks(), memory, told, vectors)
         bar.update(again)
     seconds, processor = time.perf_counter() - start, time.process_time() - used
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     bare = sum(size for name, size in files.items() if name.startswith(("facts", "heads")))
+    codes = sum(size for name, size in files.items() if name.startswith(CODES))
     return {
         "facts": len(base),
         "drawn twice": again,
@@ -169,51 +165,44 @@ def _built(graph: MadeUp, folder: Path, memory: int) -> dict[str, Any]:
         "resident before": before,
         "resident": resident(),
         "bytes a fact": round(sum(files.values()) / len(base), 2),
-        "bytes a fact without names": round(bare / len(base), 2),
+        "bytes a fact without names and codes": round(bare / len(base), 2),
+        "bytes of codes an entity": round(codes / base.entities, 2),
         "bytes": files,
     }
 
 
-def _coded(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, Any]:
-    """Write the codes of random vectors, one an entity."""
-    start = time.perf_counter()
-    with FlatWriter(folder, CODES) as files:
-        writer = CodesWriter(files, CODES, np.zeros(settings.dimensions))
-        for first in tqdm(range(0, graph.entities, VECTORS), desc="codes", unit="block"):
-            random = np.random.default_rng([settings.seed, 2, first])
-            shape = (min(VECTORS, graph.entities - first), settings.dimensions)
-            writer.append(random.standard_normal(shape, dtype=np.float32))
-    size = sum(file.stat().st_size for file in files_in(folder))
-    return {
-        "seconds": round(time.perf_counter() - start, 1),
-        "bytes an entity": round(size / graph.entities, 2),
-        "resident": resident(),
-    }
-
-
-def _searched(graph: MadeUp, folder: Path, settings: MemoryScale) -> dict[str, Any]:
+def _searched(
+    graph: MadeUp, folder: Path, settings: MemoryScale, memory: Memory, encoder: Encoder
+) -> dict[str, Any]:
     torch.set_num_threads(min(2, torch.get_num_threads()))
     random = np.random.default_rng([settings.seed, 1])
     before = resident()
     start = time.perf_counter()
-    base = Base.open(folder)
+    held = KnowledgeMemory.open(folder, memory, TextEncoder(encoder, "cpu"))
     told: dict[str, Any] = {"open ms": round((time.perf_counter() - start) * 1000, 2)}
+    base = held.arrangement.base
+    assert base is not None
     told["resident before"], told["resident when open"] = before, resident()
-    ask = partial(_asked, graph, base, settings, random)
+    ask = partial(_asked, graph, base, settings, memory, random)
     told["uniform heads, files not in main memory"] = ask(FIRST, 1, uniform=True)
     for kind, uniform in (("uniform", True), ("zipf", False)):
         told[f"{kind} heads"] = ask(settings.questions, 1, uniform)
         told[f"{kind} heads, {settings.batch_size} at a time"] = ask(10, settings.batch_size, uniform)
-    codes = Codes(Flat.open(folder / CODES, CODES, scattered=False), CODES)
-    told["entities by their codes"] = _scanned(codes, settings, random, 1.0)
-    told["entities by their codes, chosen by their first bits"] = _scanned(
-        codes, settings, random, settings.codes_share
+    told["heads by their codes"] = _scanned(base, settings, memory, random, 1.0)
+    told["heads by their codes, chosen by first bits"] = _scanned(
+        base, settings, memory, random, settings.codes_share
     )
-    told["names of candidates"] = _named(base, settings, random)
+    for kind, share in (("queries", 1.0), ("queries by first bits", settings.codes_share)):
+        with held.arrangement.using(replace(memory, share=share), None):
+            told[kind] = _queried(held, settings, random, settings.scans, 1)
+            told[f"{kind}, {settings.batch_size} at a time"] = _queried(
+                held, settings, random, 3, settings.batch_size
+            )
+    told["names of candidates"] = _named(base, settings, memory, random)
     told["resident"] = resident()
     everything = sum(file.stat().st_size for file in files_in(folder)) / MIB
     rest = told["resident"]["resident MiB"] - mapped(folder)
-    told["of the base and the codes MiB"] = round(mapped(folder), 1)
+    told["of the base MiB"] = round(mapped(folder), 1)
     told["if every page of them were touched MiB"] = round(rest + everything, 1)
     return told
 
@@ -222,6 +211,7 @@ def _asked(
     graph: MadeUp,
     base: Base,
     settings: MemoryScale,
+    memory: Memory,
     random: np.random.Generator,
     times: int,
     size: int,
@@ -230,8 +220,8 @@ def _asked(
     """Return milliseconds of `times` searches of `size` questions each."""
     took, left_out, expanded = [], 0, 0
     for _ in range(times):
-        shape = (size, settings.heads)
-        count = size * settings.heads
+        shape = (size, memory.entities)
+        count = size * memory.entities
         rows = random.integers(0, base.entities, count) if uniform else graph.ends(random, count)
         heads, near = (
             torch.from_numpy(rows.reshape(shape)),
@@ -239,34 +229,50 @@ def _asked(
         )
         shares = torch.log_softmax(_logits(random, size, settings.relations), dim=-1)
         start = time.perf_counter()
-        found = search(base, heads, near, shares, settings.relation_weight, settings.candidates)
+        found = search(base, heads, near, shares, memory.relation_weight, memory.N)
         took.append((time.perf_counter() - start) * 1000)
         left_out += int(found.left_out.sum())
         expanded += int(base.counts(rows).sum())
-    return _spread(took) | {
+    return spread(took) | {
         "facts of the heads": round(expanded / times / size, 1),
         "of them left out below better ones of their head": round(left_out / times / size, 1),
     }
 
 
 def _scanned(
-    codes: Codes, settings: MemoryScale, random: np.random.Generator, share: float
+    base: Base, settings: MemoryScale, memory: Memory, random: np.random.Generator, share: float
 ) -> dict[str, float]:
     """Return milliseconds to find the heads of a question among all codes."""
     took = []
+    assert base.entity_codes is not None
     for _ in range(settings.scans):
         query = _logits(random, 1, settings.dimensions)
         start = time.perf_counter()
-        codes.search(query, settings.heads, share=share)
+        base.entity_codes.search(query, memory.entities, share=share)
         took.append((time.perf_counter() - start) * 1000)
-    return _spread(took)
+    return spread(took)
 
 
-def _named(base: Base, settings: MemoryScale, random: np.random.Generator) -> dict[str, float]:
+def _queried(
+    memory: KnowledgeMemory, settings: MemoryScale, random: np.random.Generator, times: int, size: int
+) -> dict[str, float]:
+    """Return milliseconds of `times` whole searches of `size` questions each."""
+    took = []
+    for _ in range(times):
+        query = Query(_logits(random, size, settings.dimensions), _logits(random, size, settings.dimensions))
+        start = time.perf_counter()
+        memory.search(query)
+        took.append((time.perf_counter() - start) * 1000)
+    return spread(took)
+
+
+def _named(
+    base: Base, settings: MemoryScale, memory: Memory, random: np.random.Generator
+) -> dict[str, float]:
     """Return milliseconds to read the names of a question's candidates, and to find as many keys again."""
     took = []
     for _ in range(settings.questions):
-        ids = random.integers(0, len(base), settings.candidates)
+        ids = random.integers(0, len(base), memory.N)
         start = time.perf_counter()
         heads, relations, tails = base.triples(ids).T
         base.entity_texts.many(heads)
@@ -275,16 +281,11 @@ def _named(base: Base, settings: MemoryScale, random: np.random.Generator) -> di
         keys = base.entity_keys.many(heads)
         base.entity_keys.find(keys)
         took.append((time.perf_counter() - start) * 1000)
-    return _spread(took)
+    return spread(took)
 
 
 def _logits(random: np.random.Generator, rows: int, columns: int) -> Tensor:
     return torch.from_numpy(random.normal(0, 3, (rows, columns)).astype(np.float32))
-
-
-def _spread(took: list[float]) -> dict[str, float]:
-    p50, p99 = np.percentile(took, [50, 99])
-    return {"p50 ms": round(float(p50), 3), "p99 ms": round(float(p99), 3), "most ms": round(max(took), 3)}
 
 
 if __name__ == "__main__":

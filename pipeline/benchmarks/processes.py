@@ -1,11 +1,13 @@
 """What a measurement in a process of its own needs: a fresh one, cold files, and what is resident."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 STATUS = Path("/proc/self/status")
 """Where Linux tells a process what it takes."""
@@ -51,3 +53,9 @@ def mapped(folder: Path) -> float:
         elif inside and first == "Rss:":
             total += int(rest[0])
     return total / 1024
+
+
+def spread(took: Sequence[float]) -> dict[str, float]:
+    """Return median, 99th percentile and maximum of milliseconds."""
+    p50, p99 = np.percentile(took, [50, 99])
+    return {"p50 ms": round(float(p50), 3), "p99 ms": round(float(p99), 3), "most ms": round(max(took), 3)}

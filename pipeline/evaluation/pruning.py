@@ -50,23 +50,24 @@ def keeping(system: System, kept: Kept | None) -> Iterator[Tree | None]:
             f"pruning.entries: an entry finds facts by memory.backend={settings.backend}, which prunes "
             "nothing; add memory.backend=hikvp to it"
         )
-    # The memory's own searcher is put back: it holds the tree, whose building takes longer than all searches.
-    tree = memory._nearest()
+    # The memory's own searcher stays: it holds the tree, whose building takes longer than all searches.
+    tree = memory.arrangement.searcher
     assert isinstance(tree, Tree)
-    try:
-        if kept is None:
-            memory.settings, memory._searcher = replace(settings, backend="exact"), None
-            yield None
+    changed = None
+    if kept is None:
+        settings = replace(settings, backend="exact")
+    else:
+        changed = replace(tree, roots_kept=kept.roots, inner_kept=kept.inner)
+        if settings.layout == "factored":
+            settings = replace(settings, entities=kept.leaves)
         else:
-            changed = replace(tree, roots_kept=kept.roots, inner_kept=kept.inner)
-            if settings.layout == "factored":
-                memory.settings = replace(settings, entities=kept.leaves)
-            else:
-                memory.settings = replace(settings, N=kept.leaves, k=min(settings.k, kept.leaves))
-            memory._searcher = changed
+            settings = replace(settings, N=kept.leaves, k=min(settings.k, kept.leaves))
+    former, memory.settings = memory.settings, settings
+    try:
+        with memory.arrangement.using(settings, changed):
             yield changed
     finally:
-        memory.settings, memory._searcher = settings, tree
+        memory.settings = former
 
 
 def scored(tree: Tree) -> float:

@@ -27,8 +27,11 @@ class Groups:
         return cls(torch.from_numpy(start).to(device), torch.from_numpy(members[order]).to(device))
 
     def expand(self, groups: Int[Tensor, "B n"]) -> Expanded:
-        """Return the members of each row's groups, in the groups' order, padded to the longest row."""
-        counts = self.start[groups + 1] - self.start[groups]
+        """Return the members of each row's groups, in the groups' order, padded to the longest row.
+
+        Group -1 has none.
+        """
+        counts = (self.start[groups + 1] - self.start[groups]).masked_fill(groups < 0, 0)
         ends = counts.cumsum(dim=-1)
         width = max(1, int(ends[:, -1].max()) if ends.numel() else 1)
         places = torch.arange(width, device=groups.device).expand(len(groups), width).contiguous()

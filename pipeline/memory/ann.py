@@ -1,13 +1,17 @@
-"""Nearest vectors by inner product: exact or by HiKVP's tree on any device, or through faiss."""
+"""Nearest vectors by inner product: exact or by HiKVP's tree on any device, by codes or through faiss."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.config import UserError
+from pipeline.memory.codes import Codes
+from pipeline.memory.offsets import Rows
 from pipeline.memory.settings import Memory
 from pipeline.memory.tree import build_tree
 
@@ -38,6 +42,22 @@ class Exact:
 
 
 @dataclass(frozen=True)
+class CodesSearcher:
+    """Scans a code of one bit a dimension of every vector, and orders the nearest by the vectors."""
+
+    codes: Codes
+    settings: Memory
+    keep: Callable[[Rows], Bool[np.ndarray, " n"]] | None = None
+    """Says which rows may be found."""
+
+    def search(
+        self, queries: Float[Tensor, "B P"], n: int
+    ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+        """Return the n largest inner products of those compared, and their rows; -inf and -1 for none."""
+        return self.codes.search(queries, n, self.keep, self.settings.rescored, self.settings.share)
+
+
+@dataclass(frozen=True)
 class Faiss:
     """Searches a faiss index; where it finds fewer than n, row 0 with the score -inf stands for the rest."""
 
@@ -60,7 +80,8 @@ def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
 
     Args:
         vectors: unit vectors.
-        memory: says which: `exact`; `hikvp`, the tree of `pipeline.memory.tree`; `hnsw` (Malkov and
+        memory: says which: `exact`; `codes` of one bit a dimension and `int8`, eight bits, which all are
+            scanned; `hikvp`, the tree of `pipeline.memory.tree`; `hnsw` (Malkov and
             Yashunin, arXiv 1603.09320); `ivf`, an inverted file, of fewer cells where there are few vectors.
 
     Raises:
@@ -71,6 +92,8 @@ def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
         return Exact(vectors)
     if backend == "hikvp":
         return build_tree(vectors, memory.roots, memory.inner, memory.spread)
+    if backend == "codes":
+        return CodesSearcher(Codes.of(vectors.float().cpu().numpy()), memory)
     try:
         import faiss
     except ImportError as error:
@@ -80,7 +103,12 @@ def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
         ) from error
     rows = vectors.float().cpu().numpy()
     index: Any
-    if backend == "hnsw":
+    if backend == "int8":
+        index = faiss.IndexScalarQuantizer(
+            rows.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        )
+        index.train(rows)
+    elif backend == "hnsw":
         index = faiss.IndexHNSWFlat(rows.shape[1], memory.links, faiss.METRIC_INNER_PRODUCT)
     else:
         cells = max(1, min(memory.lists, len(rows) // 39))  # faiss trains a cell on at least 39 points

@@ -12,11 +12,14 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.config import UserError
+from pipeline.memory.codes import Codes
 from pipeline.memory.flat import REMEDY, Flat
 from pipeline.memory.offsets import Offsets, Ranges, Rows, expand
 from pipeline.memory.strings import Keys, Strings
 
 KIND = "base"
+CODES = "entities.codes"
+RELATIONS = "relations.vectors"
 
 
 class Base:
@@ -41,6 +44,10 @@ class Base:
         self.entity_texts = Strings(files, "entities.texts")
         self.relation_keys = Keys(files, "relations.keys")
         self.relation_texts = Strings(files, "relations.texts")
+        self.entity_codes = Codes.open(files, CODES) if f"{CODES}.factors" in files.arrays else None
+        """Codes of the entities' vectors and maybe the vectors themselves; None where it has none."""
+        self.relation_vectors = files[RELATIONS] if RELATIONS in files.arrays else None
+        """Vectors of the relations in float16: [R, P]."""
         self._check()
 
     def _check(self) -> None:
@@ -52,6 +59,10 @@ class Base:
         facts = {len(self.tails), len(self.relations), self.starts.end}
         entities = {len(self.starts), len(self.entity_keys), len(self.entity_texts)}
         relations = {len(self.relation_keys), len(self.relation_texts)}
+        if self.entity_codes is not None:
+            entities.add(len(self.entity_codes))
+        if self.relation_vectors is not None:
+            relations.add(len(self.relation_vectors))
         for numbers, kind in ((facts, "facts"), (entities, "entities"), (relations, "relations")):
             if len(numbers) > 1:
                 counted = " and ".join(map(str, sorted(numbers)))
@@ -64,7 +75,7 @@ class Base:
         Raises:
             UserError: a file is missing or damaged; the text names it and says what to do.
         """
-        return cls(Flat.open(folder, KIND))
+        return cls(Flat.open(folder, KIND, scanned=f"{CODES}.word"))
 
     def __len__(self) -> int:
         return len(self.tails)
@@ -104,6 +115,21 @@ class Base:
         found = np.full(len(triples), -1)
         found[inside[right]] = rows[right]
         return found
+
+    def find_one(self, head: int, relation: int, tail: int) -> int | None:
+        """Return the id of a fact, None where there is none or `head` is not of the base."""
+        if not 0 <= head < self.entities:
+            return None
+        start, behind = self.starts.one(head), self.starts.one(head + 1)
+        end = behind
+        while start < end:
+            middle = (start + end) // 2
+            if (int(self.relations[middle]), int(self.tails[middle])) < (relation, tail):
+                start = middle + 1
+            else:
+                end = middle
+        right = start < behind and self.relations[start] == relation and self.tails[start] == tail
+        return start if right else None
 
     def triples(self, ids: Rows) -> Int[np.ndarray, "n 3"]:
         """Return head, relation and tail of facts."""

@@ -32,6 +32,7 @@ def build(
     facts: Facts,
     memory: int = MEMORY,
     told: Told | None = None,
+    more: Callable[[FlatWriter], None] | None = None,
 ) -> tuple[Base, int]:
     """Write a base to `folder`, which counts once it is there whole; nothing is left where it can't be.
 
@@ -45,6 +46,7 @@ def build(
         facts: a fact may come several times.
         memory: bytes to sort in; what is held beside them does not grow with the facts.
         told: hears how far it is.
+        more: writes further arrays: vectors of the names.
 
     Returns:
         The base, and how many facts came again.
@@ -64,6 +66,8 @@ def build(
                 with Sorter(part / "sorted", KeysWriter.LARGEST, memory) as sorter:
                     size, clashes[f"{kind}.keys"] = _names(files, kind, named, sorter, told)
                     sizes.append(size)
+            if more is not None:
+                more(files)
             again = _facts(files, facts, (sizes[0], sizes[1]), part / "sorted", memory, told)
         opened = Flat.open(part / "base", KIND)
         for name, rows in clashes.items():

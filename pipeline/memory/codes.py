@@ -1,4 +1,4 @@
-"""Vectors as codes of one bit a dimension, mapped, and the exact scan over all of them on a processor.
+"""Vectors as codes of one bit a dimension, mapped or in RAM, and the scan over all of them on a processor.
 
 A vector v is kept as s, the signs of Q(v − μ) for a rotation Q and a centre μ, and one number, so that
 
@@ -21,9 +21,10 @@ left out: of these questions, whose vectors lie apart from the names', a fifth o
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -31,90 +32,66 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.memory.flat import Flat, FlatWriter
+from pipeline.memory.coding import WORD, Matrix, Part, as_words, coded
+from pipeline.memory.flat import Flat
 from pipeline.memory.offsets import Rows
 
-WORD = 64
-"""Bits of a word."""
 BLOCK = 1 << 16
 """Codes that are compared at once."""
 GLANCE = 2
 """Words of a code that are compared first where not all are compared in full: 128 bits."""
-SPARE = 8
-"""Codes that are ordered by their estimate, for each one that is wanted."""
 ROW_BITS = 32
 
-Matrix = Float[np.ndarray, "n P"]
 
-
-def rotation(dimensions: int, seed: int) -> Matrix:
-    """Return a random rotation of vectors with so many dimensions."""
-    random = np.random.default_rng(seed).standard_normal((dimensions, dimensions))
-    return np.linalg.qr(random)[0].astype(np.float32)
-
-
-class CodesWriter:
-    """Writes codes as a stream.
+class Codes:
+    """Codes, mapped or in RAM.
 
     Args:
-        files: where to.
-        name: of the codes there.
-        centre: μ, about the mean of the vectors.
-        turned: Q; None leaves vectors as they are, which costs nothing and less fits random ones.
-        vectors: whether to keep the vectors too, in 16 bits, to order what is found by.
+        centre: μ.
+        words: the codes by words.
+        factors: the number beside each code.
+        rotation: Q, None where vectors are left as they are.
+        vectors: what is coded, where it is kept.
     """
 
     def __init__(
         self,
-        files: FlatWriter,
-        name: str,
-        centre: Float[np.ndarray, " P"],
-        turned: Matrix | None = None,
-        vectors: bool = False,
+        centre: NDArray[np.float32],
+        words: Sequence[NDArray[np.uint64]],
+        factors: NDArray[np.float16],
+        rotation: Matrix | None,
+        vectors: Float[np.ndarray, "n P"] | None,
     ) -> None:
-        size = len(centre)
-        self._centre = centre.astype(np.float32)
-        self._turned = turned
-        words = -(-size // WORD)
-        self._words = [files.column(f"{name}.word{word}", np.uint64) for word in range(words)]
-        self._factors = files.column(f"{name}.factors", np.float16)
-        self._vectors = files.column(f"{name}.vectors", np.float16, (size,)) if vectors else None
-        files.column(f"{name}.centre", np.float32).append(self._centre)
-        if turned is not None:
-            files.column(f"{name}.rotation", np.float32, (size,)).append(turned)
+        self.centre = centre
+        self.rotation = rotation
+        self._words = words
+        self._factors = factors
+        self._vectors = vectors
 
-    def append(self, vectors: Matrix) -> None:
-        """Write the codes of `vectors` behind those before."""
-        moved = vectors.astype(np.float32) - self._centre
-        if self._turned is not None:
-            moved = moved @ self._turned.T
-        for column, words in zip(self._words, _words(moved > 0).T, strict=True):
-            column.append(words)
-        lengths = np.einsum("np,np->n", moved, moved)
-        sums = np.abs(moved).sum(axis=1)  # Q(v - μ)·s, for s are its signs
-        self._factors.append(np.divide(lengths, sums, out=np.zeros_like(sums), where=sums > 0))
-        if self._vectors is not None:
-            self._vectors.append(vectors)
+    @classmethod
+    def open(cls, files: Flat, name: str) -> Self:
+        """Return the codes that `CodesWriter` wrote.
 
+        Args:
+            files: where they are.
+            name: of the codes there.
 
-class Codes:
-    """Codes, mapped.
+        Raises:
+            UserError: an array is missing.
+        """
+        centre: NDArray[np.float32] = files[f"{name}.centre"]
+        words = [files[f"{name}.word{word}"] for word in range(-(-len(centre) // WORD))]
+        some = {part: f"{name}.{part}" for part in ("rotation", "vectors")}
+        rotation, vectors = (files[key] if key in files.arrays else None for key in some.values())
+        return cls(centre, words, files[f"{name}.factors"], rotation, vectors)
 
-    Args:
-        files: where they are.
-        name: of the codes there.
-
-    Raises:
-        UserError: an array is missing.
-    """
-
-    def __init__(self, files: Flat, name: str) -> None:
-        self._centre: NDArray[np.float32] = files[f"{name}.centre"]
-        words = -(-len(self._centre) // WORD)
-        self._words: list[NDArray[np.uint64]] = [files[f"{name}.word{word}"] for word in range(words)]
-        self._factors = files[f"{name}.factors"]
-        self._turned = files[f"{name}.rotation"] if f"{name}.rotation" in files.arrays else None
-        self._vectors = files[f"{name}.vectors"] if f"{name}.vectors" in files.arrays else None
+    @classmethod
+    def of(cls, vectors: Matrix) -> Self:
+        """Return the codes of `vectors`, around their mean and with them, in RAM."""
+        centre = vectors.mean(axis=0, dtype=np.float32)
+        blocks = [coded(vectors[start : start + BLOCK], centre) for start in range(0, len(vectors), BLOCK)]
+        words, factors = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return cls(centre, [np.ascontiguousarray(word) for word in words.T], factors, None, vectors)
 
     def __len__(self) -> int:
         return len(self._factors)
@@ -124,7 +101,7 @@ class Codes:
         queries: Float[Tensor, "B P"],
         n: int,
         keep: Callable[[Rows], Bool[np.ndarray, " n"]] | None = None,
-        spare: int = SPARE,
+        rescored: int = 8,
         share: float = 1.0,
     ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
         """Return the n largest inner products of each query, about, and their rows, largest first.
@@ -133,8 +110,8 @@ class Codes:
             queries: of the length of the vectors.
             n: rows wanted; -1 with a product of -inf stands for those that there aren't.
             keep: says which rows may be found.
-            spare: rows that differ least to choose from, for each one wanted; with all rows of the table, and
-                vectors kept, the search is exact.
+            rescored: rows that differ least to choose from, for each one wanted; with all rows of the table,
+                and vectors kept, the search is exact.
             share: of all codes to compare in full: those whose first bits differ least.
         """
         n = min(n, len(self))
@@ -142,12 +119,42 @@ class Codes:
         products = np.full(rows.shape, -np.inf, np.float32)
         with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
             for place, query in enumerate(queries.detach().float().cpu().numpy()):
-                near = self._kept(query, n, spare * n, share, keep, pool)
+                near = self._kept(query, n, rescored * n, share, keep, pool)
                 found = self.products(query, near)
                 best = np.argsort(-found, kind="stable")[:n]
                 rows[place, : len(best)] = near[best]
                 products[place, : len(best)] = found[best]
         return torch.from_numpy(products).to(queries.device), torch.from_numpy(rows).to(queries.device)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return len(self.centre)
+
+    def part(self, rows: slice) -> Part:
+        """Return the codes of `rows` as they are kept."""
+        vectors = None if self._vectors is None else self._vectors[rows]
+        return Part([word[rows] for word in self._words], self._factors[rows], vectors)
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the vectors are kept too."""
+        return self._vectors is not None
+
+    def gather(self, rows: Rows) -> Matrix:
+        """Return the vectors of `rows` where kept, else those whose products are the estimated ones."""
+        if self._vectors is not None:
+            kept: Matrix = self._vectors[rows].astype(np.float32)
+            return kept
+        along = (2 * self._bits(rows) - 1) * self._factors[rows, None].astype(np.float32)
+        vectors: Matrix = self.centre + (along if self.rotation is None else along @ self.rotation)
+        return vectors
+
+    def _bits(self, rows: Rows) -> Matrix:
+        """Return the codes of `rows`, a number 0 or 1 a bit."""
+        words = np.stack([word[rows] for word in self._words], axis=1)
+        bits = np.unpackbits(words.view(np.uint8), axis=1, count=self.dimension, bitorder="little")
+        return bits.astype(np.float32)
 
     def products(self, query: Float[np.ndarray, " P"], rows: Rows) -> Float[np.ndarray, " n"]:
         """Return inner products of `query` with `rows`: with their vectors where kept, else as estimated."""
@@ -155,10 +162,8 @@ class Codes:
         if self._vectors is not None:
             products = self._vectors[rows].astype(np.float32) @ query
             return products
-        words = np.stack([word[rows] for word in self._words], axis=1)
-        bits = np.unpackbits(words.view(np.uint8), axis=1, count=len(self._centre), bitorder="little")
-        along = 2 * (bits.astype(np.float32) @ self._moved(query)) - self._moved(query).sum()
-        products = query @ self._centre + along * self._factors[rows].astype(np.float32)
+        along = 2 * (self._bits(rows) @ self._moved(query)) - self._moved(query).sum()
+        products = query @ self.centre + along * self._factors[rows].astype(np.float32)
         return products
 
     def nearest(
@@ -176,7 +181,7 @@ class Codes:
             pool: shares the work.
             share: of all codes to compare in full: those whose first bits differ least.
         """
-        [words] = _words(self._moved(query)[None] > 0)
+        [words] = as_words(self._moved(query)[None] > 0)
         some = max(n, math.ceil(share * len(self)))
         if len(words) <= GLANCE or some >= len(self):
             return self._least(words, n, pool)
@@ -217,7 +222,7 @@ class Codes:
             looked_at *= 4
 
     def _moved(self, query: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-        moved: NDArray[np.float32] = query if self._turned is None else self._turned @ query
+        moved: NDArray[np.float32] = query if self.rotation is None else self.rotation @ query
         return moved
 
     def _scanned(self, wanted: NDArray[np.uint64], n: int, start: int, end: int) -> NDArray[np.uint64]:
@@ -238,10 +243,3 @@ class Codes:
                 found = [np.partition(np.concatenate(found), n - 1)[:n]]
                 held, bound = n, int(found[0][n - 1] >> np.uint64(ROW_BITS))
         return np.concatenate(found)
-
-
-def _words(bits: Bool[np.ndarray, "n P"]) -> NDArray[np.uint64]:
-    """Return rows of bits as words, filled up with zeros: [n, words]."""
-    padded = np.zeros((len(bits), -(-bits.shape[1] // WORD) * WORD), np.bool_)
-    padded[:, : bits.shape[1]] = bits
-    return np.packbits(padded, axis=1, bitorder="little").view(np.uint64)

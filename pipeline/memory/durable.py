@@ -67,7 +67,7 @@ class DurableMemory(KnowledgeMemory):
             generations.clean(folder)
             if generations.current(folder) is None:
                 first = cls(settings, encoder) if start is None else start
-                generations.begin(folder, 1, 1, encoder.name, first.snapshot)
+                generations.begin(folder, 1, 1, encoder.name, first.lay_down)
             generation = generations.current(folder)
             assert generation is not None
             journal = Journal(generation.journal(folder), sync)
@@ -136,7 +136,7 @@ class DurableMemory(KnowledgeMemory):
             former = self._generation
             try:
                 self._generation = generations.begin(
-                    self.folder, former.number + 1, self._journal.next, self.encoder.name, self.snapshot
+                    self.folder, former.number + 1, self._journal.next, self.encoder.name, self.lay_down
                 )
                 fresh = Journal(self._generation.journal(self.folder), self._sync)
             except BaseException:

@@ -1,10 +1,11 @@
 """What goes into a memory and what comes out of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,6 +53,14 @@ class Query(NamedTuple):
         assert key is not None
         assert relation is not None
         return Query(key, relation, second, stop)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Query"]) -> "Query":
+        """Return what the questions of all `parts` ask for, one after the other."""
+        second = [part.second for part in parts if part.second is not None]
+        stop = [part.stop for part in parts if part.stop is not None]
+        first = torch.cat([part.key for part in parts]), torch.cat([part.relation for part in parts])
+        return cls(*first, torch.cat(second) if second else None, torch.cat(stop) if stop else None)
 
 
 class Candidates(NamedTuple):
@@ -118,3 +127,22 @@ class Receipt:
     """New relations."""
     superseded: list[int] = field(default_factory=list)
     """Ids of the facts of the same slots that a replacing upsert removed."""
+
+
+class Found(NamedTuple):
+    """The best facts of given heads."""
+
+    candidates: Candidates
+    """`via` is -1."""
+    places: Int[Tensor, "B N"]
+    """Which of the given heads each fact is of; 0 where there is no fact."""
+    left_out: Int[Tensor, " B"]
+    """Facts of hubs that hold and were not scored, each below n others of its head."""
+
+    @classmethod
+    def none(cls, questions: int, n: int, device: torch.device) -> "Found":
+        """Return n places without a fact for each question."""
+        empty = Candidates.none(questions, n, device)
+        return cls(
+            empty, torch.zeros_like(empty.facts), torch.zeros(questions, dtype=torch.long, device=device)
+        )

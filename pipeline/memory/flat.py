@@ -135,17 +135,19 @@ class Flat:
         folder: where they are.
         about: numbers that were kept beside them.
         arrays: what the list says of each.
-        scattered: whether what is read lies apart, so that reading ahead would be in vain.
+        scanned: what the names of those arrays begin with that are read from end to end; of others what is
+            read lies apart, so that reading ahead would be in vain.
     """
 
     def __init__(
-        self, folder: Path, about: Mapping[str, int], arrays: Mapping[str, Array], scattered: bool
+        self, folder: Path, about: Mapping[str, int], arrays: Mapping[str, Array], scanned: str
     ) -> None:
         self.folder = folder
         self.about = about
         self.arrays = arrays
         self._mapped = {
-            name: _mapped(folder / f"{name}.bin", array, scattered) for name, array in arrays.items()
+            name: _mapped(folder / f"{name}.bin", array, not (scanned and name.startswith(scanned)))
+            for name, array in arrays.items()
         }
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -169,13 +171,13 @@ class Flat:
         return self.about[name]
 
     @classmethod
-    def open(cls, folder: Path, kind: str, scattered: bool = True) -> Self:
+    def open(cls, folder: Path, kind: str, scanned: str = "") -> Self:
         """Map the arrays in `folder`, which were written as `kind`.
 
         Args:
             folder: where they are.
             kind: what they must be of.
-            scattered: whether what is read lies apart; False reads ahead.
+            scanned: what the names of those arrays begin with that are read from end to end; none by default.
 
         Raises:
             UserError: a file is missing, of another size or version, or the arrays are of another kind.
@@ -189,7 +191,7 @@ class Flat:
                 raise UserError(f"{file}: lists the arrays of a {told['kind']}, not of a {kind}; {REMEDY}")
             arrays = {name: Array(**array) for name, array in told["arrays"].items()}
             about = {name: int(number) for name, number in told["about"].items()}
-            return cls(folder, about, arrays, scattered)
+            return cls(folder, about, arrays, scanned)
         except OSError as error:
             missing = error.filename or file
             raise UserError(f"{missing}: can't be read ({error.strerror}); {REMEDY}") from error

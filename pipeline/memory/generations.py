@@ -1,7 +1,7 @@
 """A memory's folder: a snapshot, a journal of what changed since, and a manifest that says which.
 
     manifest.json        the generation that counts, the encoder, the checksums of the snapshot's files
-    base-000003/         its snapshot
+    base-000003/         its snapshot: in the factored layout a base, see `pipeline.memory.base`
     journal-000003       what changed since
     lock                 number of the process that writes
 
@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 
@@ -25,9 +26,12 @@ from pipeline.config import UserError
 from pipeline.memory import snapshot
 from pipeline.memory.changes import Change, decoded, folded
 from pipeline.memory.disk import remove, sync_folder, write_whole
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.flat import LIST
+from pipeline.memory.folding import loaded, opened
 from pipeline.memory.journal import Journal
 from pipeline.memory.names import Names
-from pipeline.memory.records import DamageError, records
+from pipeline.memory.records import DamageError, Record, records
 from pipeline.memory.triples import Triples
 
 MANIFEST = "manifest.json"
@@ -80,8 +84,28 @@ def current(folder: Path) -> Generation | None:
         ) from error
 
 
-def read(folder: Path, names: Mapping[str, Names], encoder: str) -> tuple[Triples, Change]:
-    """Fill `names`, which are empty, from the snapshot in `folder`; return its facts and what changed since.
+class Contents(NamedTuple):
+    """What a folder holds."""
+
+    names: dict[str, Names]
+    """Of the snapshot, by kind."""
+    facts: Triples
+    """Of the snapshot."""
+    since: Change
+    """What changed since."""
+    generation: Generation | None
+    """None where it is a snapshot or a base itself."""
+    last: Record | None
+    """The last of the changes."""
+
+
+def read(folder: Path, encoder: TextEncoder, layout: str) -> Contents:
+    """Return what `folder` holds.
+
+    Args:
+        folder: of a memory, or a snapshot or base itself.
+        encoder: for names that are new.
+        layout: facts of a base stay on disk in the factored one, and are taken into RAM in the other.
 
     Raises:
         DamageError: the journal holds what was never written to it.
@@ -89,23 +113,47 @@ def read(folder: Path, names: Mapping[str, Names], encoder: str) -> tuple[Triple
     """
     generation = current(folder)
     if generation is None:
-        return snapshot.read(folder, names), Change()
-    if generation.encoder != encoder:
+        return Contents(*_snapshot(folder, encoder, layout), Change(), None, None)
+    if generation.encoder != encoder.name:
         raise UserError(
-            f"{folder}: its vectors are from the encoder {generation.encoder}, not {encoder}; choose that "
-            "one (`encoder` in params.yaml), or import the facts into a new folder"
+            f"{folder}: its vectors are from the encoder {generation.encoder}, not {encoder.name}; choose "
+            "that one (`encoder` in params.yaml), or import the facts into a new folder"
         )
     base = generation.base(folder)
     try:
-        facts = snapshot.read(base, names)
+        names, facts = _snapshot(base, encoder, layout)
     except UserError as error:
+        if _is_base(base):
+            raise
         reason = str(error).partition("(")[2].rpartition(";")[0].removesuffix(")")
         raise UserError(f"{base}: damaged ({reason}); restore the folder from a copy of it") from error
-    return facts, journaled(folder, generation, {kind: set(part.keys) for kind, part in names.items()})
+    since, last = journaled(folder, generation, names)
+    return Contents(names, facts, since, generation, last)
 
 
-def journaled(folder: Path, generation: Generation, known: Mapping[str, set[str]]) -> Change:
-    """Return what changed since the snapshot of `generation`, whose names are `known`; they are added to.
+def _snapshot(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples]:
+    """Return names and facts of a snapshot or a base."""
+    if _is_base(folder):
+        return opened(folder, encoder) if layout == "factored" else loaded(folder, encoder)
+    names = {kind: Names(encoder) for kind in ("entities", "relations", "slots")}
+    return names, snapshot.read(folder, names)
+
+
+def _is_base(folder: Path) -> bool:
+    """Return whether `folder` holds a base, maybe without its list."""
+    return (folder / LIST).exists() or any(folder.glob("*.bin"))
+
+
+def journaled(
+    folder: Path, generation: Generation, names: Mapping[str, Names], after: Record | None = None
+) -> tuple[Change, Record | None]:
+    """Return what changed since the snapshot of `generation`, and the last record that tells of it.
+
+    Args:
+        folder: of the memory.
+        generation: says which journal.
+        names: those that are known before.
+        after: the record behind which to begin; None begins with the first one.
 
     Raises:
         DamageError: a record is no change, or changes what isn't there.
@@ -113,27 +161,35 @@ def journaled(folder: Path, generation: Generation, known: Mapping[str, set[str]
     """
     file = generation.journal(folder)
     changes: list[Change] = []
+    last = after
+    later: dict[str, set[str]] = {kind: set() for kind in names}
+
+    def known(kind: str, key: str) -> bool:
+        return key in later[kind] or key in names[kind]
+
     try:
-        for record in records(file):
+        for record in records(file, after):
             try:
                 change = decoded(record.payload)
                 for kind, new in change.new.items():
-                    if len(set(new.keys)) < len(new.keys) or not known[kind].isdisjoint(new.keys):
+                    if len(set(new.keys)) < len(new.keys) or any(known(kind, key) for key in new.keys):
                         raise ValueError(f"{kind} that are known come as new")
-                    known[kind].update(new.keys)
+                    later[kind].update(new.keys)
                 for head, relation, tail in [*change.written, *change.removed]:
-                    if not ({head, tail} <= known["entities"] and relation in known["relations"]):
+                    ends = known("entities", head) and known("entities", tail)
+                    if not (ends and known("relations", relation)):
                         raise ValueError(f"{head} | {relation} | {tail} holds an unknown name")
             except (ValueError, TypeError, KeyError) as error:
                 raise DamageError(file, record.start, f"record {record.number}: {error}") from error
-            if not changes and record.number != generation.first:
+            if last is None and record.number != generation.first:
                 raise DamageError(file, 0, f"begins with record {record.number}, not {generation.first}")
             changes.append(change)
+            last = record
     except OSError as error:
         raise UserError(
             f"{file}: can't be read ({error.strerror}); restore the folder from a copy of it"
         ) from error
-    return folded(changes)
+    return folded(changes), last and last._replace(payload=b"")
 
 
 def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[Path], None]) -> Generation:
@@ -158,22 +214,24 @@ def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[
         sync_folder(base)
         Journal.create(journal, first)
         write_whole(folder / MANIFEST, json.dumps(asdict(generation), indent=1).encode() + b"\n")
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UserError) as error:
         counting = current(folder)
         if counting is None or counting.number != number:
             shutil.rmtree(base, ignore_errors=True)
             journal.unlink(missing_ok=True)
+        reason = error.__cause__ or error
         raise UserError(
-            f"{folder}: a new snapshot can't be written ({error}), so it is as it was; free as much space as "
-            "the folder takes and try again"
+            f"{folder}: a new snapshot can't be written ({reason}), so it is as it was; free as much space "
+            "as the folder takes and try again"
         ) from error
     return generation
 
 
 def _checksums(base: Path) -> dict[str, str]:
-    """Bring the files of `base` to disk and return the SHA-256 of each."""
+    """Bring the files of `base` to disk and return the SHA-256 of each, or of the list of its arrays."""
     found = {}
-    for file in sorted(base.iterdir()):
+    listed = base / LIST  # which holds their checksums, and was written after them
+    for file in [listed] if listed.exists() else sorted(base.iterdir()):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
             found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -199,5 +257,5 @@ def clean(folder: Path) -> None:
     for path, match in left:
         if generation is None or int(match[2]) != generation.number:
             remove(path)
-    for part in [*folder.glob(f".{MANIFEST}.part"), *folder.glob(".journal-*.part")]:
+    for part in [path for name in (MANIFEST, "journal-*", "base-*") for path in folder.glob(f".{name}.part")]:
         remove(part)

@@ -7,6 +7,7 @@ from pipeline.memory.changes import Change
 from pipeline.memory.encoder import Progress
 from pipeline.memory.facts import Fact
 from pipeline.memory.names import Names
+from pipeline.memory.triples import MANY
 
 
 def planned(
@@ -27,6 +28,8 @@ def planned(
         if not all(part.strip() for part in fact.key):
             raise UserError(f"fact {str(fact)!r}: head, relation and tail must not be empty")
     ends = [(f.head, f.head_label) for f in facts] + [(f.tail, f.tail_label) for f in facts]
+    if len(facts) > MANY:
+        names["entities"].look_up([key for key, _ in ends])
     texts = {
         "entities": names["entities"].fresh(ends, "entity"),
         "relations": names["relations"].fresh([(f.relation, f.relation_noun) for f in facts], "relation"),

@@ -56,8 +56,12 @@ class Record(NamedTuple):
     payload: bytes
 
 
-def records(file: Path) -> Iterator[Record]:
+def records(file: Path, after: Record | None = None) -> Iterator[Record]:
     """Yield the whole records of a journal; one that the file ends within is passed over, and logged.
+
+    Args:
+        file: the journal.
+        after: the record to begin behind; None begins with the first one.
 
     Raises:
         DamageError: something else doesn't fit.
@@ -65,6 +69,9 @@ def records(file: Path) -> Iterator[Record]:
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         expected, at = first_number(file, stream.read(START.size)), START.size
+        if after is not None:
+            expected, at = after.number + 1, after.end
+            stream.seek(at)
         while at + HEAD.size <= size:
             head = stream.read(HEAD.size)
             if len(head) < HEAD.size:  # cut off again by its writer meanwhile

@@ -8,8 +8,12 @@ from torch import Tensor
 
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.ann import Searcher
-from pipeline.memory.facts import Candidates, Query
+from pipeline.memory.delta import Delta
+from pipeline.memory.facts import Candidates, Found, Query
+from pipeline.memory.names import Names
 from pipeline.memory.settings import Memory
+from pipeline.memory.standing import Standing
+from pipeline.memory.triples import Triples
 from pipeline.shapes import CandidateFacts
 
 BATCH = 64
@@ -17,8 +21,28 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
+class Slots:
+    """The facts of the slot layout by their slots."""
+
+    adjacency: Adjacency
+    vectors: Float[Tensor, "S P"]
+    nearest: Searcher
+    """Searches `vectors`."""
+
+    def search(self, query: Query, n: int) -> Candidates:
+        """Return the n best facts."""
+        groups = self.adjacency.by_slot
+        # Slots whose facts were all deleted keep their vectors: as many more are looked at.
+        best, found = self.nearest.search(query.key, n + groups.empty)
+        facts, owner, valid = groups.expand(found)
+        entity = best.gather(1, owner)
+        scores, none = entity.masked_fill(~valid, -torch.inf), torch.full_like(facts, -1)
+        return Candidates.best(n, facts, scores, entity, torch.zeros_like(entity), none)
+
+
+@dataclass(frozen=True)
 class Scoring:
-    """The live facts with the vectors of their names.
+    """The facts of a memory after a change, with the vectors of their names.
 
     A fact (h, r, t) scores q_e·e_h + w · log softmax_r(q_r·R) in the factored layout and q_k·b in the slot
     layout, with the slot's vector b; facts of one slot score alike. A query for two hops adds
@@ -26,27 +50,55 @@ class Scoring:
     that the first one leads to.
     """
 
-    adjacency: Adjacency
-    entities: Float[Tensor, "E P"]
+    table: Triples
+    standing: Standing
+    delta: Delta
+    at: int
+    """Number of the last change of `delta` that counts."""
+    entities: Names
     relations: Float[Tensor, "R P"]
-    slots: Float[Tensor, "S P"]
+    slots: Slots | None
+    """None in the factored layout."""
     settings: Memory
 
-    def search(self, query: Query, n: int, nearest: Searcher) -> Candidates:
-        """Return the n best facts, best first; `nearest` searches slots, or the entities that head facts."""
-        adjacency = self.adjacency
-        if self.settings.layout == "slot":
-            # Slots whose facts were all deleted keep their vectors: as many more are looked at.
-            best, groups = nearest.search(query.key, n + adjacency.by_slot.empty)
-            facts, owner, valid = adjacency.by_slot.expand(groups)
+    def search(self, query: Query, n: int) -> Candidates:
+        """Return the n best facts, best first."""
+        if self.slots is not None:
+            first = self.slots.search(query, n)
         else:
-            best, places = nearest.search(query.key, self.settings.entities)
-            facts, owner, valid = adjacency.by_head.expand(adjacency.by_head.filled[places])
-        entity = best.gather(1, owner)
-        relation = self._relation(query, facts)
-        scores = (entity + self.settings.relation_weight * relation).masked_fill(~valid, -torch.inf)
-        first = Candidates.best(n, facts, scores, entity, relation, torch.full_like(facts, -1))
+            near, heads = self._heads(query)
+            logits = query.relation.float() @ self.relations.float().T
+            first = self._facts(heads, near, torch.log_softmax(logits, dim=-1), n).candidates
         return first if query.second is None else self._followed(query, first, n)
+
+    def _heads(self, query: Query) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+        """Return the entities whose facts are looked at, nearest first, and how near each is."""
+        wanted = self.settings.entities
+        empty, alone = self.delta.empty(self.at), self.delta.alone(self.at)
+        near, heads = self.standing.nearest(query.key, wanted + len(empty))
+        if not empty and not alone:
+            return near, heads
+        device = heads.device
+        near = near.masked_fill(torch.isin(heads, torch.tensor(empty, device=device)), -torch.inf)
+        if alone:
+            rows = torch.tensor(alone, device=device)
+            vectors = self.entities.gather(rows)
+            near = torch.cat([near, (query.key.to(vectors.dtype) @ vectors.T).float()], dim=1)
+            heads = torch.cat([heads, rows.expand(len(heads), -1)], dim=1)
+        near, order = near.sort(dim=1, descending=True, stable=True)
+        return near[:, :wanted], heads.gather(1, order)[:, :wanted]
+
+    def _facts(
+        self, heads: Int[Tensor, "B n"], near: Float[Tensor, "B n"], shares: Float[Tensor, "B R"], n: int
+    ) -> Found:
+        """Return the n best facts of `heads`, by how near these are and the relations' log-probabilities."""
+        weight, changed = self.settings.relation_weight, self.delta.known(heads)
+        gone = self.delta.gone(changed, self.at)
+        found = self.standing.found(heads, near, shares, weight, n, gone)
+        if not changed:
+            return found
+        late = self.delta.search(heads, near, shares, weight, n, self.at)
+        return joined(found, late, n)
 
     def score(self, query: Query, facts: CandidateFacts, via: CandidateFacts | None = None) -> Candidates:
         """Return given facts with their scores, with gradients into the query; -inf where the id is -1.
@@ -60,30 +112,26 @@ class Scoring:
         via = torch.full_like(facts, -1) if via is None else via
         asked = torch.where(via < 0, facts, via)
         rows = asked.clamp(min=0)
-        adjacency = self.adjacency
-        slot = self.settings.layout == "slot"
-        keys = self.slots[adjacency.slot[rows]] if slot else self.entities[adjacency.head[rows]]
+        heads, relations, _ = self.table.columns(rows)
+        if self.slots is None:
+            keys = self.entities.gather(heads)
+            logits = query.relation.float() @ self.relations.float().T
+            relation = torch.log_softmax(logits, dim=-1).gather(1, relations)
+        else:
+            keys = self.slots.vectors[self.slots.adjacency.slot[rows]]
+            relation = torch.zeros(facts.shape, device=query.key.device)
         entity = torch.einsum("bp,bnp->bn", query.key, keys.float())
-        relation = self._relation(query, asked)
         if query.second is not None:
-            after = adjacency.relation[facts.clamp(min=0)].masked_fill(via < 0, len(self.relations))
-            relation = relation + self._second(query).gather(1, after)
+            later = self.table.columns(facts.clamp(min=0))[1].masked_fill(via < 0, len(self.relations))
+            relation = relation + self._second(query).gather(1, later)
         scores = (entity + self.settings.relation_weight * relation).masked_fill(none, -torch.inf)
         return Candidates(facts, scores, entity.masked_fill(none, 0.0), relation.masked_fill(none, 0.0), via)
 
     def keys(self, facts: CandidateFacts) -> Float[Tensor, "B N P"]:
         """Return the base key of each fact, b_k = e_head + r, the sum of its slot's two vectors; 0 for -1."""
-        rows = facts.clamp(min=0)
-        heads = self.entities[self.adjacency.head[rows]].float()
-        keys = heads + self.relations[self.adjacency.relation[rows]].float()
+        heads, relations, _ = self.table.columns(facts.clamp(min=0))
+        keys = self.entities.gather(heads).float() + self.relations[relations].float()
         return keys.masked_fill((facts < 0)[..., None], 0.0)
-
-    def _relation(self, query: Query, facts: Int[Tensor, "B W"]) -> Float[Tensor, "B W"]:
-        """Return the log-probability of the facts' relations; 0 in the slot layout."""
-        if self.settings.layout == "slot":
-            return torch.zeros(facts.shape, device=query.key.device)
-        logits = query.relation.float() @ self.relations.float().T
-        return torch.log_softmax(logits, dim=-1).gather(1, self.adjacency.relation[facts.clamp(min=0)])
 
     def _second(self, query: Query) -> Float[Tensor, "B R1"]:
         """Return the log-probability of each second relation and, last, of none."""
@@ -97,20 +145,34 @@ class Scoring:
         second, weight = self._second(query), self.settings.relation_weight
         stop = second[:, -1:]
         beam = [part[:, : self.settings.beam] for part in first]
-        tails = self.adjacency.tail[beam[0].clamp(min=0)]
-        facts, owner, valid = self.adjacency.by_head.expand(tails)
-        after = second.gather(1, self.adjacency.relation[facts.clamp(min=0)])
-        scores, entity, relation = (part.gather(1, owner) for part in beam[1:4])
-        scores = (scores + weight * after).masked_fill(~valid, -torch.inf)
+        tails = self.table.columns(beam[0].clamp(min=0))[2]
+        (facts, scores, _, after, _), places, _ = self._facts(tails, beam[1], second[:, :-1], n)
+        _, _, entity, relation, _ = (part.gather(1, places) for part in beam)
         found = Candidates.best(
             n,
             torch.cat([first.facts, facts], dim=1),
             torch.cat([first.scores + weight * stop, scores], dim=1),
             torch.cat([first.entity, entity], dim=1),
             torch.cat([first.relation + stop, relation + after], dim=1),
-            torch.cat([first.via, beam[0].gather(1, owner)], dim=1),
+            torch.cat([first.via, beam[0].gather(1, places)], dim=1),
         )
         # Two ways may lead to one fact: the better one counts.
         again = (found.facts[:, :, None] == found.facts[:, None, :]).tril(-1).any(dim=-1)
         kept = found.scores.masked_fill(again, -torch.inf)
         return Candidates.best(n, found.facts, kept, *found[2:])
+
+
+def joined(a: Found, b: Found, n: int) -> Found:
+    """Return the n best of both, best first; ties go by place, then by id."""
+    facts, scores, entity, relation, _ = (
+        torch.cat(parts, dim=1) for parts in zip(a.candidates, b.candidates, strict=True)
+    )
+    places = torch.cat([a.places, b.places], dim=1)
+    order = facts.argsort(dim=1, stable=True)
+    order = order.gather(1, places.gather(1, order).argsort(dim=1, stable=True))
+    facts, scores, entity, relation, places = (
+        part.gather(1, order) for part in (facts, scores, entity, relation, places)
+    )
+    best = Candidates.best(n, facts, scores, entity, relation, places)
+    left_out = a.left_out + b.left_out
+    return Found(best._replace(via=torch.full_like(best.via, -1)), best.via.clamp(min=0), left_out)

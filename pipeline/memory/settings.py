@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-BACKENDS = ("exact", "hikvp", "hnsw", "ivf")
+BACKENDS = ("exact", "codes", "int8", "hikvp", "hnsw", "ivf")
 LAYOUTS = ("factored", "slot")
 
 
@@ -22,7 +22,7 @@ class Memory:
     relation_weight: float
     """Weight of the relation's log-probability beside the entity's similarity."""
     backend: str
-    """`exact`, `hikvp`, `hnsw` or `ivf`."""
+    """`exact`, `codes` (of one bit a dimension), `int8`, `hikvp`, `hnsw` or `ivf`."""
     links: int
     """Edges a node of the HNSW graph."""
     lists: int
@@ -35,6 +35,10 @@ class Memory:
     """k_I of HiKVP: clusters that it goes into (AtlasKV: 64)."""
     spread: float
     """How much of the spread of a cluster's keys its score is raised by in HiKVP; AtlasKV's is 0."""
+    rescored: int
+    """Vectors that a search by `codes` compares, nearest by their codes, for each one wanted."""
+    share: float
+    """Of the codes that a search by `codes` compares in full: those whose first 128 bits differ least."""
     beam: int
     """Facts of the first hop whose tails are gone on from, for methods of two hops; 0 stays there."""
 
@@ -43,11 +47,13 @@ class Memory:
             raise ValueError(f"memory.layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
         if self.backend not in BACKENDS:
             raise ValueError(f"memory.backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
-        for name in ("N", "k", "entities", "links", "lists", "probes", "roots", "inner"):
+        for name in ("N", "k", "entities", "links", "lists", "probes", "roots", "inner", "rescored"):
             if getattr(self, name) < 1:
                 raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
         if self.beam < 0:
             raise ValueError(f"memory.beam must be at least 0, not {self.beam}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"memory.share must be above 0 and at most 1, not {self.share}")
         for name in ("relation_weight", "spread"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"memory.{name} must be 0 or more, not {getattr(self, name)}")

@@ -5,7 +5,7 @@ score alike. Of a head with many facts only the slots that score best are looked
 hold: no other fact of it could be among the n best. How many facts were left out that way is counted.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.memory.base import Base
-from pipeline.memory.facts import Candidates
+from pipeline.memory.facts import Candidates, Found
 from pipeline.memory.offsets import Ranges, Rows, expand
 
 HUB = 4096
 """A head of more facts is a hub: all of its slots are scored, but not each of its facts."""
 NONE = np.empty(0, np.int64)
-
-
-class Found(NamedTuple):
-    """What a search of slots found."""
-
-    candidates: Candidates
-    """Ids are those of the base; `via` is -1."""
-    places: Int[Tensor, "B N"]
-    """Which of the given heads each fact is of; 0 where there is no fact."""
-    left_out: Int[Tensor, " B"]
-    """Facts of hubs that hold and were not scored, each below n others of its head."""
 
 
 def search(

@@ -15,13 +15,15 @@ from torch import Tensor
 from pipeline.config import UserError
 from pipeline.memory import generations, snapshot
 from pipeline.memory.adjacency import Adjacency
-from pipeline.memory.ann import Searcher, searcher
-from pipeline.memory.changes import Change
+from pipeline.memory.arrangement import Arrangement
+from pipeline.memory.changes import KINDS, Change
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Candidates, Fact, Key, Query, Receipt
+from pipeline.memory.folding import fold
 from pipeline.memory.names import Names
+from pipeline.memory.offsets import Rows
 from pipeline.memory.planning import planned, slot_key, slot_text
-from pipeline.memory.scoring import BATCH, Scoring
+from pipeline.memory.scoring import BATCH
 from pipeline.memory.settings import Memory
 from pipeline.memory.triples import Triple, Triples
 from pipeline.shapes import CandidateFacts
@@ -43,12 +45,19 @@ class KnowledgeMemory:
         self.entities = Names(encoder)
         self.relations = Names(encoder)
         self.slots = Names(encoder)
-        self._facts = Triples()
-        self._slot_of = np.empty(0, dtype=np.int64)
-        self._index: Adjacency | None = None
-        self._searcher: Searcher | None = None
         self._writing = RLock()  # one change at a time
         self._state = RLock()  # held while a change is carried out, and while a search takes what it needs
+        self._hold(Triples())
+
+    def _hold(self, facts: Triples) -> None:
+        self._facts = facts
+        self.arrangement = Arrangement(facts, self._names, self.settings, self.device, self._state)
+
+    def _take(self, held: generations.Contents) -> None:
+        """Hold what was read from a folder, and nothing else."""
+        self.entities, self.relations, self.slots = (held.names[kind] for kind in KINDS)
+        self._hold(held.facts)
+        KnowledgeMemory._commit(self, held.since)  # a subclass would write it again
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -67,6 +76,10 @@ class KnowledgeMemory:
     def triples(self) -> Int[np.ndarray, "M 3"]:
         """Head, relation and tail rows of every fact ever written."""
         return self._facts.rows
+
+    def columns(self, facts: Int[Tensor, "*n"]) -> Int[Tensor, "3 *n"]:
+        """Return the rows of the heads, relations and tails of `facts`, ids of this memory."""
+        return self._facts.columns(facts)
 
     def upsert(
         self, facts: Sequence[Fact], replace: bool = False, progress: Progress | None = None
@@ -112,11 +125,9 @@ class KnowledgeMemory:
                 if new.keys:
                     self._names[kind].restore(*new)
             gone = [row for key in change.removed if (row := self.find(*key)) is not None]
-            self._facts.remove(gone)
-            rows = self._facts.add([self._triple(key) for key in change.written])
-            self._index = None
-            if self.settings.layout == "factored" or ("slots" in change.new and change.new["slots"].keys):
-                self._searcher = None
+            went = self._facts.remove(gone)
+            rows, came = self._facts.add([self._triple(key) for key in change.written])
+            self.arrangement.changed(went, came)
         return rows, gone
 
     def append(self, rows: Int[np.ndarray, "n 3"]) -> list[int]:
@@ -126,8 +137,8 @@ class KnowledgeMemory:
             rows: of head, relation and tail, which are known, as are the slots in the slot layout.
         """
         with self._writing, self._state:
-            found = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
-            self._index = self._searcher = None
+            found, came = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
+            self.arrangement.changed([], came)
         return found
 
     def add_slots(self, progress: Progress | None = None) -> None:
@@ -165,7 +176,7 @@ class KnowledgeMemory:
         return Fact(*self._key(row), *self._named(row))
 
     def _key(self, row: int) -> Key:
-        head, relation, tail = self.triples[row].tolist()
+        head, relation, tail = self._facts.at(np.array([row]))[0].tolist()
         return self.entities.keys[head], self.relations.keys[relation], self.entities.keys[tail]
 
     def _triple(self, key: Key) -> Triple:
@@ -177,7 +188,7 @@ class KnowledgeMemory:
         return f"The {relation} of {head} is {tail}."
 
     def _named(self, row: int) -> tuple[str, str, str]:
-        head, relation, tail = self.triples[row].tolist()
+        head, relation, tail = self._facts.at(np.array([row]))[0].tolist()
         return self.entities.texts[head], self.relations.texts[relation], self.entities.texts[tail]
 
     def slot_text(self, head: int, relation: int) -> str:
@@ -186,11 +197,15 @@ class KnowledgeMemory:
 
     def facts_of(self, entity: int) -> list[int]:
         """Return the ids of the live facts whose head is `entity`."""
-        return self.adjacency.by_head[entity]
+        return self.arrangement.of(entity)
 
     def slot(self, head: int, relation: int) -> list[int]:
         """Return the ids of the live facts of a slot."""
-        return [row for row in self.facts_of(head) if self.triples[row, 1] == relation]
+        return self.arrangement.slot(head, relation)
+
+    def counts(self, heads: Rows) -> Rows:
+        """Return how many live facts each of `heads` heads."""
+        return self.arrangement.counts(heads)
 
     def search(self, query: Query, n: int | None = None) -> Candidates:
         """Return the n facts (by default N) that fit each question best; see `Scoring` for how well.
@@ -201,75 +216,60 @@ class KnowledgeMemory:
         with self._state:  # a change goes on beside what is taken here, not into it
             if not len(self) or not len(query.key):
                 return Candidates.none(len(query.key), wanted, self.device)
-            scoring, nearest = self._scoring, self._nearest()
+            scoring = self.arrangement.scoring
         starts = range(0, len(query.key), BATCH)
-        parts = [scoring.search(query.rows(i, i + BATCH), wanted, nearest) for i in starts]
+        parts = [scoring.search(query.rows(i, i + BATCH), wanted) for i in starts]
         return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def score(self, query: Query, facts: CandidateFacts, via: CandidateFacts | None = None) -> Candidates:
         """Return given facts with their scores, with gradients into the query; see `Scoring.score`."""
-        if not len(self.triples):
+        if not self._facts.end:
             return Candidates.none(len(facts), facts.shape[1], self.device)
-        return self._scoring.score(query, facts, via)
+        return self.arrangement.scoring.score(query, facts, via)
 
     def keys(self, facts: CandidateFacts) -> Float[Tensor, "B N P"]:
         """Return the base key of each fact, b_k = e_head + r, the sum of its slot's two vectors; 0 for -1."""
-        if not len(self.triples):
+        if not self._facts.end:
             return torch.zeros(*facts.shape, self.encoder.dimension, device=self.device)
-        return self._scoring.keys(facts)
+        return self.arrangement.scoring.keys(facts)
 
     @contextmanager
     def only(self, rows: Sequence[int]) -> Iterator[None]:
         """Hold the facts `rows` alone inside this block, in which nothing may be changed."""
         alive = self._facts.alive
         self._facts.alive = np.isin(np.arange(len(alive)), rows) & alive
-        self._index = self._searcher = None
+        self.arrangement.drop()
         try:
             yield
         finally:
             self._facts.alive = alive
-            self._index = self._searcher = None
+            self.arrangement.drop()
 
     @property
     def adjacency(self) -> Adjacency:
-        """The live facts by head and by slot, rebuilt after a change."""
-        with self._state:
-            if self._index is None:
-                sizes = len(self.entities), len(self.slots)
-                self._index = Adjacency(self.triples, self._slots(), self._facts.alive, *sizes, self.device)
-            return self._index
-
-    def _slots(self) -> Int[np.ndarray, " M"]:
-        """Return the slot row of each fact; zeros in the factored layout, which has none."""
-        if self.settings.layout != "slot":
-            return np.zeros(len(self.triples), dtype=np.int64)
-        known = len(self._slot_of)
-        fresh = [self.slots.row(slot_key(h, r)) for h, r, _ in self.triples[known:].tolist()]
-        self._slot_of = np.concatenate([self._slot_of, np.array(fresh, dtype=np.int64)])
-        return self._slot_of
-
-    @property
-    def _scoring(self) -> Scoring:
-        with self._state:
-            vectors = self.entities.vectors, self.relations.vectors, self.slots.vectors
-            return Scoring(self.adjacency, *vectors, self.settings)
-
-    def _nearest(self) -> Searcher:
-        """Return what searches the slots, or the entities that head a fact: others would take a place."""
-        if self._searcher is None:
-            names = self.slots if self.settings.layout == "slot" else self.entities
-            heads = self.adjacency.by_head.filled
-            some = self.settings.layout == "factored" and len(heads) < len(names)
-            self._searcher = searcher(names.vectors[heads] if some else names.vectors, self.settings)
-        return self._searcher
+        """The live facts by head and by slot, in arrays, rebuilt after a change."""
+        return self.arrangement.adjacency
 
     @property
     def _names(self) -> dict[str, Names]:
         return {"entities": self.entities, "relations": self.relations, "slots": self.slots}
 
     def snapshot(self, folder: Path) -> None:
-        """Write the memory to `folder`, from which `open` reads it back."""
+        """Write the memory to `folder`, from which `open` reads it back into RAM."""
         snapshot.write(folder, self._names, self._facts)
+
+    def lay_down(self, folder: Path) -> None:
+        """Write the memory to a new `folder`, from which `open` maps it: as a base.
+
+        The slot layout, whose vectors a base doesn't hold, writes a snapshot.
+
+        Raises:
+            UserError: there is no room.
+        """
+        if self.settings.layout == "factored":
+            fold(folder, self._names, self._facts)
+        else:
+            self.snapshot(folder)
 
     @classmethod
     def open(cls, folder: Path, settings: Memory, encoder: TextEncoder) -> Self:
@@ -284,12 +284,12 @@ class KnowledgeMemory:
         while True:
             generation, memory = generations.current(folder), cls(settings, encoder)
             try:
-                memory._facts, since = generations.read(folder, memory._names, encoder.name)
+                held = generations.read(folder, encoder, settings.layout)
                 break
             except UserError:
                 if generations.current(folder) == generation:  # else it was merged meanwhile
                     raise
-        KnowledgeMemory._commit(memory, since)  # a subclass would write it again
+        memory._take(held)
         if settings.layout == "slot" and len(memory):
             if not len(memory.slots) and generation is None:
                 raise UserError(

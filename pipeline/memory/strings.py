@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 from pipeline.memory.flat import Flat, FlatWriter
-from pipeline.memory.offsets import Offsets, OffsetsWriter, Rows
+from pipeline.memory.offsets import Offsets, OffsetsWriter, Ranges, Rows, expand
 from pipeline.memory.sorting import Sorter
 
 HASH_BITS = ROW_BITS = 32
@@ -146,14 +146,40 @@ class Keys(Strings):
     def find(self, keys: Sequence[str]) -> Rows:
         """Return the row of each of `keys`, -1 where it is not in the table."""
         found = np.full(len(keys), -1)
-        buckets = (_hashes(keys) >> np.uint64(_shift(len(self)))).astype(np.int64)
-        ranges = zip(*(part.tolist() for part in self._buckets.ranges(buckets)), strict=True)
-        for place, (key, (start, end)) in enumerate(zip(keys, ranges, strict=True)):
-            rows = self._order[start:end].astype(np.int64)
-            for row, held in zip(rows.tolist(), self.many(rows), strict=True):
-                if held == key:
-                    found[place] = row
+        for start in range(0, len(keys) if len(self) else 0, BLOCK):
+            part = slice(start, start + BLOCK)
+            found[part] = self._find([key.encode(errors="surrogatepass") for key in keys[part]])
         return found
+
+    def _find(self, keys: list[bytes]) -> Rows:
+        """Compare each of `keys` with all strings of its bucket, byte by byte but all at once."""
+        hashes = np.array([zlib.crc32(key) for key in keys], np.uint64)
+        ranges = self._buckets.ranges((hashes >> np.uint64(_shift(len(self)))).astype(np.int64))
+        places, asked = expand(ranges)
+        rows = self._order[places].astype(np.int64)
+        wanted = np.frombuffer(b"".join(keys), np.uint8)
+        lengths = np.array([len(key) for key in keys], np.int64)
+        begins = lengths.cumsum() - lengths
+        held = self._offsets.ranges(rows)
+        alike = np.flatnonzero(held.end - held.start == lengths[asked])
+        rows, asked = rows[alike], asked[alike]
+        mine, pair = expand(Ranges(held.start[alike], held.end[alike]))
+        theirs, _ = expand(Ranges(begins[asked], begins[asked] + lengths[asked]))
+        differs = np.bincount(pair[self._bytes[mine] != wanted[theirs]], minlength=len(rows))
+        found = np.full(len(keys), -1)
+        found[asked[differs == 0]] = rows[differs == 0]
+        return found
+
+    def find_one(self, key: str) -> int | None:
+        """Return the row of `key`, None where it is not in the table."""
+        if not len(self):
+            return None
+        content = key.encode(errors="surrogatepass")
+        bucket = zlib.crc32(content) >> _shift(len(self))
+        for row in self._order[self._buckets.one(bucket) : self._buckets.one(bucket + 1)].tolist():
+            if self._bytes[self._offsets.one(row) : self._offsets.one(row + 1)].tobytes() == content:
+                return int(row)
+        return None
 
     def twice(self, rows: Rows) -> str | None:
         """Return a string that two of `rows` have, None where all are different."""

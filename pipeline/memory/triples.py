@@ -1,45 +1,171 @@
 """The rows of a memory's facts: which there are and which hold."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pipeline.memory.base import Base
+from pipeline.memory.growing import Growing
+from pipeline.memory.offsets import Rows
 
 Triple = tuple[int, int, int]
 """Rows of a fact's head, relation and tail."""
+MANY = 32
+"""Facts that are looked up in a base together sooner than one by one."""
+
+
+class Added(NamedTuple):
+    """What adding facts did."""
+
+    rows: list[int]
+    """The facts' rows, in the order given."""
+    fresh: list[int]
+    """Those that did not hold before."""
 
 
 class Triples:
     """A growing table of facts; a fact that no longer holds keeps its row, and gets it back if it returns.
 
     Args:
-        rows: facts that hold from the start, all different.
+        rows: facts that hold from the start, all different and none of the base.
+        base: facts that stand on disk and have the first rows.
     """
 
-    def __init__(self, rows: Int[np.ndarray, "M 3"] | None = None) -> None:
-        self.rows = np.empty((0, 3), dtype=np.int64) if rows is None else rows.astype(np.int64)
-        self.alive: Bool[np.ndarray, " M"] = np.ones(len(self.rows), dtype=np.bool_)
-        self._row: dict[Triple, int] = {(h, r, t): row for row, (h, r, t) in enumerate(self.rows.tolist())}
+    def __init__(self, rows: Int[np.ndarray, "M 3"] | None = None, base: Base | None = None) -> None:
+        given = np.empty((0, 3), dtype=np.int64) if rows is None else rows.astype(np.int64)
+        self.base = base
+        self._first = len(base) if base else 0
+        self._rows = Growing(torch.from_numpy(given))
+        self._mirror: Growing | None = None  # the same where searches run
+        self._alive = Growing(torch.ones(len(given), dtype=torch.bool))
+        self._row: dict[Triple, int] = {
+            (h, r, t): row for row, (h, r, t) in enumerate(given.tolist(), self._first)
+        }
+        self._dead: set[int] = set()  # of the base
+        self._count = self.end
 
     def __len__(self) -> int:
-        return int(self.alive.sum())
+        return self._count
 
-    def add(self, facts: Sequence[Triple]) -> list[int]:
-        """Let `facts` hold and return their rows, in the order given."""
-        fresh = [triple for triple in dict.fromkeys(facts) if triple not in self._row]
-        if fresh:
-            self._row.update({triple: len(self.rows) + i for i, triple in enumerate(fresh)})
-            self.rows = np.concatenate([self.rows, np.array(fresh, dtype=np.int64)])
-            self.alive = np.concatenate([self.alive, np.zeros(len(fresh), dtype=np.bool_)])
-        rows = [self._row[triple] for triple in facts]
-        self.alive[rows] = True
-        return rows
+    @property
+    def end(self) -> int:
+        """How many rows there are, of facts that hold or don't."""
+        return self._first + len(self._rows)
 
-    def remove(self, rows: Iterable[int]) -> None:
-        """Let the facts of `rows` hold no longer."""
-        self.alive[list(rows)] = False
+    @property
+    def rows(self) -> Int[np.ndarray, "M 3"]:
+        """All of them; with a base this reads all of it."""
+        mine: Int[np.ndarray, "M 3"] = self._rows.rows.numpy()
+        old = self.base.triples(np.arange(self._first)) if self.base else mine[:0]
+        return np.concatenate([old, mine]) if len(old) else mine
+
+    @property
+    def alive(self) -> Bool[np.ndarray, " M"]:
+        """Which of them hold."""
+        mine: Bool[np.ndarray, " M"] = self._alive.rows.numpy()
+        if self.base is None:
+            return mine
+        alive = np.concatenate([np.ones(self._first, np.bool_), mine])
+        alive[list(self._dead)] = False
+        return alive
+
+    @alive.setter
+    def alive(self, alive: Bool[np.ndarray, " M"]) -> None:
+        self._dead = set(np.flatnonzero(~alive[: self._first]).tolist())
+        self._alive = Growing(torch.from_numpy(alive[self._first :].copy()))
+        self._count = int(alive.sum())
+
+    def at(self, rows: Rows) -> Int[np.ndarray, "n 3"]:
+        """Return head, relation and tail of `rows`."""
+        mine = self._rows.rows.numpy()
+        old = rows < self._first
+        if self.base is None or not old.any():
+            own: Int[np.ndarray, "n 3"] = mine[rows - self._first]
+            return own
+        found = np.empty((len(rows), 3), dtype=np.int64)
+        found[old] = self.base.triples(rows[old])
+        found[~old] = mine[rows[~old] - self._first]
+        return found
+
+    def columns(self, rows: Int[Tensor, "*n"]) -> Int[Tensor, "3 *n"]:
+        """Return heads, relations and tails of `rows`, where these are."""
+        if rows.is_cuda and self.base is None:
+            if self._mirror is None or self._mirror.rows.device != rows.device:
+                self._mirror = Growing(self._rows.rows.to(rows.device))
+            self._mirror.append(self._rows.rows[len(self._mirror) :].to(rows.device))
+            return self._mirror.rows[rows].movedim(-1, 0)
+        found = torch.from_numpy(self.at(rows.reshape(-1).cpu().numpy()))
+        return found.T.reshape(3, *rows.shape).to(rows.device)
+
+    def add(self, facts: Sequence[Triple]) -> Added:
+        """Let `facts` hold."""
+        rows = self._find_all(facts)
+        new = dict.fromkeys(triple for triple, row in zip(facts, rows, strict=True) if row is None)
+        if new:
+            self._row.update({triple: self.end + i for i, triple in enumerate(new)})
+            self._rows.append(torch.tensor(list(new)))
+            self._alive.append(torch.zeros(len(new), dtype=torch.bool))
+        known = [self._row[triple] if row is None else row for triple, row in zip(facts, rows, strict=True)]
+        fresh = [row for row in dict.fromkeys(known) if not self.holds(row)]
+        self._turn(fresh, True)
+        return Added(known, fresh)
+
+    def remove(self, rows: Iterable[int]) -> list[int]:
+        """Let the facts of `rows` hold no longer; return those that did."""
+        gone = [row for row in dict.fromkeys(rows) if self.holds(row)]
+        self._turn(gone, False)
+        return gone
+
+    def _turn(self, rows: Sequence[int], alive: bool) -> None:
+        old = [row for row in rows if row < self._first]
+        if alive:
+            self._dead.difference_update(old)
+        else:
+            self._dead.update(old)
+        if len(old) < len(rows):
+            self._alive.rows.numpy()[[row - self._first for row in rows if row >= self._first]] = alive
+        self._count += len(rows) if alive else -len(rows)
+
+    def holds(self, row: int) -> bool:
+        """Return whether the fact holds."""
+        return row not in self._dead if row < self._first else bool(self._alive.rows[row - self._first])
 
     def find(self, triple: Triple) -> int | None:
         """Return the row of a fact that holds, or None."""
+        row = self._find(triple)
+        return row if row is not None and self.holds(row) else None
+
+    def _find_all(self, facts: Sequence[Triple]) -> list[int | None]:
+        if self.base is None or len(facts) < MANY:
+            return [self._find(triple) for triple in facts]
+        given = np.array(facts, dtype=np.int64)
+        inside = np.flatnonzero(given[:, 0] < self.base.entities)
+        old = np.full(len(given), -1)
+        old[inside] = self.base.find(given[inside])
+        rows = zip(facts, old.tolist(), strict=True)
+        return [self._row.get(triple) if row < 0 else row for triple, row in rows]
+
+    def _find(self, triple: Triple) -> int | None:
         row = self._row.get(triple)
-        return row if row is not None and self.alive[row] else None
+        if row is None and self.base is not None:
+            row = self.base.find_one(*triple)
+        return row
+
+    def since_base(self) -> tuple[list[int], list[int]]:
+        """Return the rows of the base's facts that no longer hold, and of the other facts that do."""
+        came: list[int] = (self._first + self._alive.rows.nonzero()[:, 0]).tolist()
+        return sorted(self._dead), came
+
+    def held(self, block: int) -> Iterable[Int[np.ndarray, "n 3"]]:
+        """Yield the facts that hold, `block` rows at a time."""
+        dead = np.array(sorted(self._dead), dtype=np.int64)
+        for start in range(0, self._first, block):
+            rows = np.arange(start, min(start + block, self._first))
+            kept = rows[~np.isin(rows, dead[slice(*np.searchsorted(dead, [rows[0], rows[-1] + 1]))])]
+            assert self.base is not None
+            yield self.base.triples(kept)
+        yield self._rows.rows.numpy()[self._alive.rows.numpy()]

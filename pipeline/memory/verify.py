@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pipeline.config import UserError
 from pipeline.memory import generations
+from pipeline.memory.base import KIND
 from pipeline.memory.disk import write_whole
 from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.flat import LIST, Flat
 from pipeline.memory.journal import Journal
 from pipeline.memory.lock import FolderLock
-from pipeline.memory.names import Names
 from pipeline.memory.records import START, DamageError, records
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
@@ -53,6 +54,9 @@ def verify(folder: Path, settings: Memory, encoder: TextEncoder) -> Contents:
             ) from error
         if found != checksum:
             raise UserError(f"{file}: damaged (its checksum differs); restore the folder from a copy of it")
+    base = generation.base(folder) if generation else folder
+    if (base / LIST).exists():
+        Flat.open(base, KIND).check()
     return contents(folder, KnowledgeMemory.open(folder, settings, encoder))
 
 
@@ -86,8 +90,7 @@ def repair(folder: Path, encoder: TextEncoder) -> Path | None:
     try:
         generation = generations.current(folder)
         try:
-            kinds = {kind: Names(encoder) for kind in ("entities", "relations", "slots")}
-            generations.read(folder, kinds, encoder.name)
+            generations.read(folder, encoder, "factored")
         except DamageError as error:
             if generation is None or error.file != generation.journal(folder):
                 raise

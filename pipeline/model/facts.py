@@ -74,8 +74,7 @@ class FactVectors:
     def __call__(self, facts: Int[Tensor, "B N"]) -> Float[Tensor, "B N F"]:
         """Return f of each fact; that of a padded place is the first fact's."""
         rows = facts.clamp(min=0)
-        adjacency = self.memory.adjacency
-        places = [adjacency.head[rows], adjacency.relation[rows], adjacency.tail[rows]]
+        places = list(self.memory.columns(rows))
         parts: list[Tensor] = []
         if self.space != "text":
             self._extend()
@@ -83,7 +82,7 @@ class FactVectors:
             parts += [table[place] for table, place in zip(tables, places, strict=True)]
         if self.space != "rotate":
             names = [self.memory.entities, self.memory.relations, self.memory.entities]
-            parts += [n.vectors[place].float() for n, place in zip(names, places, strict=True)]
+            parts += [n.gather(place).float() for n, place in zip(names, places, strict=True)]
         return torch.cat(parts, dim=-1)
 
     def _extend(self) -> None:

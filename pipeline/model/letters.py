@@ -82,26 +82,25 @@ def overlaps(
     trigrams that the relation's noun has; that the second relation's noun has; whether there is a second one;
     the logarithm of the number of facts that the head heads, in fives. Zeros where the id is -1.
     """
-    if not len(memory.triples):
+    if not (facts >= 0).any():
         return torch.zeros(*facts.shape, OVERLAPS, device=facts.device)
     last, way = torch.stack([facts, via]).cpu().numpy()
     led = way >= 0
-    slots = memory.triples[np.where(led, way, last).clip(min=0)]
-    ends = memory.triples[last.clip(min=0), 1]
+    slots = memory.columns(torch.where(via < 0, facts, via).clamp(min=0)).cpu().numpy()
+    ends = memory.columns(facts.clamp(min=0))[1].cpu().numpy()
     read = np.zeros((*last.shape, OVERLAPS - 1), np.float32)
     names, nouns = memory.entities.texts, memory.relations.texts
     for row, text in enumerate(questions):
         question = _Question(text)
-        read[row, :, :6] = _each(question.name, names, slots[row, :, 0])
-        read[row, :, 6] = _each(question.noun, nouns, slots[row, :, 1])
+        read[row, :, :6] = _each(question.name, names, slots[0, row])
+        read[row, :, 6] = _each(question.noun, nouns, slots[1, row])
         if led[row].any():
             read[row, :, 7] = np.where(led[row], _each(question.noun, nouns, ends[row]), 0.0)
     read[..., 8] = led
-    groups = memory.adjacency.by_head.start
-    head = memory.adjacency.head[torch.where(via < 0, facts, via).clamp(min=0)]
-    count = (groups[head + 1] - groups[head]).float().log1p() / 5
-    figures = torch.from_numpy(read).to(facts.device)
-    return torch.cat([figures, count[..., None]], dim=-1).masked_fill((facts < 0)[..., None], 0.0)
+    heads, place = np.unique(slots[0], return_inverse=True)
+    count = torch.from_numpy(memory.counts(heads)[place].reshape(facts.shape)).float().log1p() / 5
+    figures = torch.cat([torch.from_numpy(read), count[..., None]], dim=-1).to(facts.device)
+    return figures.masked_fill((facts < 0)[..., None], 0.0)
 
 
 def _each(

@@ -211,8 +211,9 @@ class OurSystem(System):
     def _shared(self, facts: CandidateFacts, scores: CandidateScores, null: Tensor) -> tuple[Tensor, Shares]:
         """Return the selected facts by falling share, and their shares."""
         rows = facts.tolist()
-        triples = self.memory.triples
-        slots = [[tuple(triples[fact, :2].tolist()) if fact >= 0 else None for fact in row] for row in rows]
+        heads, relations, _ = self.memory.columns(facts.clamp(min=0)).tolist()
+        pairs = [zip(*row, strict=True) for row in zip(rows, heads, relations, strict=True)]
+        slots = [[(h, r) if fact >= 0 else None for fact, h, r in row] for row in pairs]
         texts = [[self.memory.text(fact) if fact >= 0 else "" for fact in row] for row in rows]
         penalty = torch.tensor(spread(slots, texts, self.method.slot_gap), device=scores.device)
         found = shares(scores, null, self.temperature, penalty)

@@ -13,11 +13,17 @@ from pipeline.benchmarks.made_up import MadeUp
 from pipeline.benchmarks.memory_scale import MemoryScale, measured, memory_scale
 from pipeline.benchmarks.processes import mapped
 from pipeline.config import UserError
+from pipeline.weights import Encoder
+from tests.tiny import memory_settings
+
+MEMORY = memory_settings(entities=5, N=20)
+NOWHERE = Encoder(name="none", source="none", sha256="", dtype="float32", max_tokens=32, batch_size=8)
+"""Its weights are asked for by nothing."""
 
 
 def settings(folder: Path, **changes: Any) -> MemoryScale:
     values: dict[str, Any] = {"facts": [3000], "facts_per_entity": 20, "relations": 40, "exponent": 0.8}
-    values |= {"seed": 0, "heads": 5, "candidates": 20, "relation_weight": 0.5, "questions": 3}
+    values |= {"seed": 0, "questions": 3}
     values |= {
         "scans": 2,
         "dimensions": 64,
@@ -54,7 +60,8 @@ def test_names_are_all_different_and_as_many_as_wanted() -> None:
 
 
 def test_what_is_measured_is_told_and_no_base_is_left(tmp_path: Path) -> None:
-    memory_scale.run(settings(tmp_path / "scratch"), tmp_path)  # type: ignore[attr-defined]
+    section = settings(tmp_path / "scratch")
+    memory_scale.run(MEMORY, NOWHERE, section, tmp_path)  # type: ignore[attr-defined]
     told = json.loads((tmp_path / "memory_scale.json").read_text())
     assert {"command", "commit", "versions", "machine", "seeds", "settings", "figures"} == told.keys()
     assert str(tmp_path) not in json.dumps(told)
@@ -64,16 +71,23 @@ def test_what_is_measured_is_told_and_no_base_is_left(tmp_path: Path) -> None:
     assert build["entities"] == 150
     assert build["bytes"]["facts.tails.bin"] == 4 * build["facts"]
     assert build["bytes a fact"] == pytest.approx(sum(build["bytes"].values()) / build["facts"], abs=0.01)
-    assert 5 < build["bytes a fact without names"] < build["bytes a fact"]
-    for name in ("uniform heads", "zipf heads"):
+    assert 5 < build["bytes a fact without names and codes"] < build["bytes a fact"]
+    assert build["bytes of codes an entity"] == pytest.approx(64 / 8 + 2, abs=5)
+    for name in (
+        "uniform heads",
+        "zipf heads",
+        "heads by their codes",
+        "queries",
+        "queries by first bits, 2 at a time",
+    ):
         assert 0 < search[name]["p50 ms"] <= search[name]["p99 ms"] <= search[name]["most ms"]
     resident = search["resident"]
     parts = resident["its own MiB"] + resident["of files MiB"]
     assert resident["resident MiB"] == pytest.approx(parts, rel=0.02)
-    rest = resident["resident MiB"] - search["of the base and the codes MiB"]
-    everything = (sum(build["bytes"].values()) + 150 * figures["codes"]["bytes an entity"]) / 2**20
+    rest = resident["resident MiB"] - search["of the base MiB"]
+    everything = sum(build["bytes"].values()) / 2**20
     assert search["if every page of them were touched MiB"] == pytest.approx(rest + everything, abs=0.2)
-    assert 0 < search["of the base and the codes MiB"] < 1
+    assert 0 < search["of the base MiB"] < 1
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -82,7 +96,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path: Path
     with pytest.raises(
         UserError, match=r"GB are free, but a base of \d+ facts needs about .* memory_scale\.folder"
     ):
-        measured(settings(tmp_path), facts)
+        measured(settings(tmp_path), MEMORY, NOWHERE, facts)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -91,7 +105,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path: Path
     [
         ({"facts": []}, r"memory_scale\.facts must not be empty"),
         ({"facts": [10, 0]}, r"memory_scale\.facts must be at least 1, not 0"),
-        ({"heads": 0}, r"memory_scale\.heads must be at least 1, not 0"),
+        ({"scans": 0}, r"memory_scale\.scans must be at least 1, not 0"),
         ({"codes_share": 1.1}, r"memory_scale\.codes_share must be from 0 to 1, not 1\.1"),
         ({"exponent": 1.0}, r"memory_scale\.exponent must be from 0 to below 1, not 1\.0"),
     ],

@@ -1,5 +1,6 @@
 """Any course of changes, against a set of keys."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.tiny import memory_settings
 
 
 class AgainstASet(RuleBasedStateMachine):
-    """A memory does what a set of keys does, in either layout, reopened at any time."""
+    """A memory does what a set of keys does, in either layout, reopened at any time, in RAM or mapped."""
 
     texts: TextEncoder
     folder: Path
@@ -33,6 +34,7 @@ class AgainstASet(RuleBasedStateMachine):
         self.section = memory_settings(layout=layout, entities=100, N=120)
         self.memory = KnowledgeMemory(self.section, self.texts)
         self.model: set[Key] = set()
+        self.bases = len(list(self.folder.glob("base-*")))
 
     @rule(keys=KEY_LISTS)
     def upsert(self, keys: list[Key]) -> None:
@@ -66,6 +68,14 @@ class AgainstASet(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.memory.snapshot(self.folder)
         self.memory = KnowledgeMemory.open(self.folder, self.section, self.texts)
+
+    @precondition(lambda self: self.section.layout == "factored")
+    @rule(backend=st.sampled_from(["exact", "codes"]))
+    def reopen_mapped(self, backend: str) -> None:
+        self.bases += 1
+        self.memory.lay_down(self.folder / f"base-{self.bases}")
+        section = replace(self.section, backend=backend)
+        self.memory = KnowledgeMemory.open(self.folder / f"base-{self.bases}", section, self.texts)
 
     @invariant()
     def the_memory_is_the_set(self) -> None:

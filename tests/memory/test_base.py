@@ -42,6 +42,7 @@ def test_a_base_holds_each_fact_once_in_order(
     every = [(h, r, t) for h in range(ENTITIES) for r in range(RELATIONS) for t in range(ENTITIES)]
     ids = {fact: row for row, fact in enumerate(right)}
     assert base.find(rows(every)).tolist() == [ids.get(fact, -1) for fact in every]
+    assert [base.find_one(*fact) for fact in every] == [ids.get(fact) for fact in every]
     heads = np.array([3, 0, 3, ENTITIES - 1])
     assert base.counts(heads).tolist() == [sum(h == head for h, _, _ in right) for head in heads]
     found, place = base.of(heads)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.memory import codes as module
-from pipeline.memory.codes import Codes, CodesWriter, rotation
+from pipeline.memory.codes import Codes
+from pipeline.memory.coding import CodesWriter, rotation
 from pipeline.memory.flat import Flat, FlatWriter
 
 
@@ -19,7 +20,7 @@ def coded(folder: Path, vectors: np.ndarray, turned: bool = False, kept: bool = 
         writer = CodesWriter(files, "codes", centre, rotation(size, 0) if turned else None, kept)
         for part in np.array_split(vectors, 3):
             writer.append(part)
-    return Codes(Flat.open(folder, "codes"), "codes")
+    return Codes.open(Flat.open(folder, "codes"), "codes")
 
 
 def crowd(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -82,7 +83,7 @@ def test_with_vectors_and_all_rows_to_choose_from_it_is_exact(tmp_path: Path, tu
     vectors = crowd(500, 96)
     codes = coded(tmp_path, vectors, turned, kept=True)
     queries = torch.randn(4, 96, generator=torch.manual_seed(0))
-    products, rows = codes.search(queries, 7, spare=500)
+    products, rows = codes.search(queries, 7, rescored=500)
     right = (queries @ torch.from_numpy(vectors).half().float().T).topk(7)
     torch.testing.assert_close(products, right.values, atol=1e-5, rtol=1e-5)
     assert torch.equal(rows, right.indices)

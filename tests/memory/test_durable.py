@@ -65,12 +65,13 @@ def test_a_memory_searches_alike_after_it_is_reopened(
     again = KnowledgeMemory.open(tmp_path, settings, gone)
     query = ask(texts, 9)
     before, after = memory.search(query), again.search(query)
-    assert torch.equal(before.scores, after.scores)
+    torch.testing.assert_close(before.scores, after.scores, atol=1e-5, rtol=1e-5)
     assert held(again) == held(memory) == {BASE[1], BASE[2], ("Q0", "P0", "Q4"), ("Q5", "P2", "Q1")}
     for kind in ("entities", "relations", "slots"):
         left, right = getattr(memory, kind), getattr(again, kind)
-        assert (left.keys, left.texts) == (right.keys, right.texts)
-        assert torch.equal(left.vectors, right.vectors), "no text was encoded again"
+        assert (*left.keys, *left.texts) == (*right.keys, *right.texts)
+        if len(left):
+            assert torch.equal(left.vectors, right.vectors), "no text was encoded again"
 
 
 def test_what_was_written_in_one_layout_opens_in_the_other(texts: TextEncoder, tmp_path: Path) -> None:
@@ -189,8 +190,9 @@ def test_a_full_disk_refuses_the_change_and_searches_go_on(
     assert held(KnowledgeMemory.open(tmp_path, memory_settings(), texts)) == {*BASE, ("Q5", "P2", "Q4")}
 
 
-SYNCS_OF_A_MERGE = 11
-"""Five files of the snapshot, their folder, journal and manifest each with the folder, the journal again."""
+SYNCS_OF_A_MERGE = 52
+"""Of the base: 41 arrays, their list with the folder, the list again, the folder above and its own; then
+journal and manifest, each with the folder, and the journal again."""
 
 
 @pytest.mark.parametrize("calls", range(SYNCS_OF_A_MERGE + 1))
@@ -322,13 +324,18 @@ def test_verify_finds_a_changed_byte_of_the_snapshot(tmp_path: Path) -> None:
     assert (found.facts, found.generation, found.changes) == (len(expected(6)), 2, 1)
     for file in sorted((tmp_path / "base-000002").iterdir()):
         whole = file.read_bytes()
-        file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        if not whole:
+            continue
+        place = len(whole) // 2
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(UserError, match=rf"{file.name}: damaged \(its checksum differs\); restore"):
             verify(tmp_path, SETTINGS, Drawn())
         file.unlink()
         with pytest.raises(UserError, match=r"can't be read .* restore the folder"):
             verify(tmp_path, SETTINGS, Drawn())
-        with pytest.raises(UserError, match=r"base-000002: damaged \(.+\); restore the folder from a copy"):
+        with pytest.raises(
+            UserError, match=rf"{file.name}: can't be read \(.+\); restore the folder from a copy"
+        ):
             reopened(tmp_path)
         file.write_bytes(whole)
     (tmp_path / "journal-000002").unlink()

@@ -31,6 +31,7 @@ def test_every_start_is_exact(
     assert offsets.end == starts[-1]
     order = np.array(data.draw(st.permutations(range(len(starts)))))
     assert offsets[order].tolist() == [starts[row] for row in order]
+    assert [offsets.one(row) for row in order.tolist()] == offsets[order].tolist()
     if lengths:
         rows = order[order < len(lengths)]
         start, end = offsets.ranges(rows)

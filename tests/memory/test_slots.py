@@ -33,7 +33,7 @@ def remembered(texts: TextEncoder, facts: np.ndarray, seed: int, looked_at: int)
 
 def given_heads(memory: KnowledgeMemory, query: Query) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a search of slots is given: heads, how near they are, log-probabilities of relations."""
-    near, places = memory._nearest().search(query.key, memory.settings.entities)
+    near, places = memory.arrangement.searcher.search(query.key, memory.settings.entities)
     logits = query.relation.float() @ memory.relations.vectors.float().T
     return memory.adjacency.by_head.filled[places], near, torch.log_softmax(logits, dim=-1)
 

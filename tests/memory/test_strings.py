@@ -44,6 +44,8 @@ def test_strings_come_back_and_are_found(
     asked = [*others, *reversed(strings)]
     rows = {string: row for row, string in enumerate(strings)}
     assert keys.find(asked).tolist() == [rows.get(one, -1) for one in asked]
+    assert [keys.find_one(one) for one in asked] == [rows.get(one) for one in asked]
+    assert keys.find(["\ud800", *strings[:1]]).tolist() == [-1, *range(len(strings[:1]))]
     assert {strings.index(word) for word in ALIKE} <= set(clashes.tolist())
     assert keys.twice(clashes) is None
 

@@ -1,0 +1,157 @@
+"""What changed since a memory's facts were laid out to be searched, readable while it grows.
+
+Each change has a number. A search goes by the number of the last change before it began: entries are only
+ever added, so that it sees every change whole or not at all, and no lock holds it up.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.memory.facts import Candidates, Found
+from pipeline.memory.offsets import Rows
+from pipeline.memory.triples import Triples
+
+
+class Delta:
+    """Facts that came, went and came back.
+
+    Args:
+        facts: the table that rows are of.
+        laid_out: says how many facts an entity headed when they were laid out.
+    """
+
+    def __init__(self, facts: Triples, laid_out: Callable[[int], int]) -> None:
+        self.last = 0
+        """Number of the last change."""
+        self._facts = facts
+        self._laid_out = laid_out
+        self._turns: dict[int, list[int]] = {}  # numbers of the changes at which a fact came or went, in turn
+        self._late: set[int] = set()  # facts with turns that were not laid out
+        self._of: dict[int, list[int]] = {}  # facts with turns, by head
+        self._number: dict[int, int] = {}  # of the last change that concerned a head
+        self._count: dict[int, int] = {}  # facts that such a head has now
+        self._alone: dict[int, None] = {}  # heads of which no fact was laid out and that have one now
+        self._empty: dict[int, None] = {}  # heads that had some and have none now
+        self._parts: dict[int, tuple[int, list[int], list[int]]] = {}  # what `of` found last
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def turn(self, went: Sequence[int], came: Sequence[int]) -> None:
+        """Take in a change: rows of facts that held and went, then of facts that didn't hold and came."""
+        number = self.last + 1
+        rows = [*went, *came]
+        heads = self._facts.at(np.array(rows, dtype=np.int64))[:, 0].tolist() if rows else []
+        for place, (row, head) in enumerate(zip(rows, heads, strict=True)):
+            came_now = place >= len(went)
+            if row in self._turns:
+                self._turns[row].append(number)
+            else:
+                if came_now:
+                    self._late.add(row)
+                self._turns[row] = [number]
+                self._of.setdefault(head, []).append(row)
+            count = self._count[head] if head in self._count else self._laid_out(head)
+            self._count[head] = count + (1 if came_now else -1)
+        for head in dict.fromkeys(heads):
+            self._number[head] = number
+            for noted, holds in (
+                (self._alone, self._laid_out(head) == 0 and self._count[head] > 0),
+                (self._empty, self._laid_out(head) > 0 and self._count[head] == 0),
+            ):
+                if holds:
+                    noted[head] = None
+                else:
+                    noted.pop(head, None)
+        self.last = number
+
+    def holds(self, row: int, at: int) -> bool | None:
+        """Return whether a fact held after change `at`, None where none concerned it."""
+        if row not in self._turns:
+            return None
+        turned = bisect_right(self._turns[row], at) % 2 == 1
+        return turned == (row in self._late)
+
+    def count(self, head: int, at: int) -> int:
+        """Return how many facts of `head` held after change `at`."""
+        if at >= self._number.get(head, 0):
+            return self._count[head] if head in self._count else self._laid_out(head)
+        went, came = self.of(head, at)
+        return self._laid_out(head) - len(went) + len(came)
+
+    def of(self, head: int, at: int) -> tuple[list[int], list[int]]:
+        """Return the facts of `head` that went and those that came, by change `at`; both ascend.
+
+        Those that went were laid out and held no longer; those that came were not, and held.
+        """
+        number = self._number.get(head, 0)
+        known = self._parts.get(head)
+        if known is not None and known[0] == number <= at:
+            return known[1:]
+        rows = sorted(self._of.get(head, ()))
+        went = [row for row in rows if row not in self._late and not self.holds(row, at)]
+        came = [row for row in rows if row in self._late and self.holds(row, at)]
+        if number and number <= at:
+            self._parts[head] = number, went, came
+        return went, came
+
+    def empty(self, at: int) -> list[int]:
+        """Return the heads whose facts were laid out and that had none after change `at`."""
+        if at == self.last:
+            return list(self._empty)
+        return [head for head in list(self._of) if self._laid_out(head) and not self.count(head, at)]
+
+    def alone(self, at: int) -> list[int]:
+        """Return the heads of which no fact was laid out and that had one after change `at`."""
+        if at == self.last:
+            return list(self._alone)
+        return [head for head in list(self._of) if not self._laid_out(head) and self.count(head, at)]
+
+    def gone(self, heads: Iterable[int], at: int) -> Rows:
+        """Return the facts of `heads` that were laid out and no longer held, ascending."""
+        return np.array(sorted(row for head in heads for row in self.of(head, at)[0]), dtype=np.int64)
+
+    def known(self, heads: Int[Tensor, "B n"]) -> list[int]:
+        """Return which of `heads` a change concerned."""
+        return [head for head in torch.unique(heads).tolist() if head in self._of] if self._of else []
+
+    def search(
+        self,
+        heads: Int[Tensor, "B n"],
+        near: Float[Tensor, "B n"],
+        relation_log_probabilities: Float[Tensor, "B R"],
+        weight: float,
+        n: int,
+        at: int,
+    ) -> Found:
+        """Return the n best of the facts of `heads` that were not laid out and held after change `at`.
+
+        As `pipeline.memory.slots.search`.
+        """
+        of = {head: rows for head in self.known(heads) if (rows := self.of(head, at)[1])}
+        asked = heads.cpu().numpy()
+        question, place = np.nonzero(np.isin(asked, list(of)) & (near > -torch.inf).cpu().numpy())
+        parts = [of[head] for head in asked[question, place].tolist()]
+        lengths = np.array([len(rows) for rows in parts], dtype=np.int64)
+        found = np.array([row for rows in parts for row in rows], dtype=np.int64)
+        question, place = question.repeat(lengths), place.repeat(lengths)
+        column = np.arange(len(found)) - np.searchsorted(question, question)  # places follow each other
+        table = np.full((2, len(asked), int(column.max(initial=-1)) + 1), -1)
+        table[0, question, column] = found
+        table[1, question, column] = place
+        facts, places = torch.from_numpy(table).to(heads.device)
+        relations = torch.from_numpy(self._facts.at(table[0].reshape(-1).clip(min=0))[:, 1])
+        entity = near.gather(1, places.clamp(min=0))
+        relation = relation_log_probabilities.gather(1, relations.to(heads.device).reshape(facts.shape))
+        scores = (entity + weight * relation).masked_fill(facts < 0, -torch.inf)
+        best = Candidates.best(n, facts, scores, entity, relation, places)
+        return Found(
+            best._replace(via=torch.full_like(best.via, -1)),
+            best.via.clamp(min=0),
+            torch.zeros(len(heads), dtype=torch.long, device=heads.device),
+        )
