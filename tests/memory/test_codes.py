@@ -33,11 +33,13 @@ def crowd(count: int, size: int, seed: int = 0) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(
     count=st.integers(0, 200),
-    size=st.sampled_from([5, 64, 100]),
+    size=st.sampled_from([5, 64, 100, 500]),
     n=st.integers(1, 30),
     block=st.sampled_from([1, 7, 1000]),
+    sample=st.sampled_from([(64, 1 << 12), (3, 5), (1, 1)]),
     threads=st.integers(1, 3),
     turned=st.booleans(),
+    twins=st.booleans(),
 )
 def test_the_scan_finds_the_codes_that_differ_least(
     tmp_path_factory: pytest.TempPathFactory,
@@ -45,10 +47,15 @@ def test_the_scan_finds_the_codes_that_differ_least(
     size: int,
     n: int,
     block: int,
+    sample: tuple[int, int],
     threads: int,
     turned: bool,
+    twins: bool,
 ) -> None:
+    """However badly a sample of the codes tells how many differ how much, and with many that are alike."""
     vectors = crowd(count, size)
+    if twins:
+        vectors[: count // 2] = vectors[:1]
     query = np.random.default_rng(1).standard_normal(size).astype(np.float32)
     codes = coded(tmp_path_factory.mktemp("codes"), vectors, turned)
     turn = rotation(size, 0) if turned else np.eye(size, dtype=np.float32)
@@ -57,6 +64,8 @@ def test_the_scan_finds_the_codes_that_differ_least(
     right = np.argsort(differs, kind="stable")[:n]
     with pytest.MonkeyPatch.context() as patch, module.ThreadPoolExecutor(threads) as pool:
         patch.setattr(module, "BLOCK", block)
+        patch.setattr(module, "SAMPLE", sample[0])
+        patch.setattr(module, "STRETCH", sample[1])
         assert codes.nearest(query, n, pool).tolist() == right.tolist()
         assert codes.nearest(query, n).tolist() == right.tolist()
 
@@ -71,7 +80,7 @@ def test_first_bits_choose_which_codes_are_compared_in_full(
     codes = coded(tmp_path_factory.mktemp("codes"), vectors)
     apart = (vectors - vectors.mean(axis=0) > 0) != (query > 0)
     chosen = np.sort(
-        np.argsort(apart[:, :128].sum(axis=1), kind="stable")[: max(n, math.ceil(share * count))]
+        np.argsort(apart[:, :192].sum(axis=1), kind="stable")[: max(n, math.ceil(share * count))]
     )
     right = chosen[np.argsort(apart[chosen].sum(axis=1), kind="stable")[:n]]
     with module.ThreadPoolExecutor(threads) as pool:
