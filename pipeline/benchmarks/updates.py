@@ -139,6 +139,7 @@ def measured(settings: Updates, memory: Memory, encoder: TextEncoder, folder: Pa
         with reading(settings, memory, encoder, folder) as asked:
             found["changes at a rate"] = _steadily(held, settings, facts)
             found["searches beside changes"] = asked()
+        found["searches, p99 beside changes over p99 without"] = _ratio(found)
         found["new entities"] = _named(held, settings, facts)
         found["many at once"] = _bulk(held, settings, facts)
     return found
@@ -199,6 +200,12 @@ def _steadily(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[st
         "checked by a search": len(checked),
         "not found by it": missed,
     }
+
+
+def _ratio(found: dict[str, Any]) -> float | None:
+    """Return how much longer the slow searches take beside changes, None where nothing was searched."""
+    without, beside = (found[f"searches {when} changes"] for when in ("without", "beside"))
+    return round(beside["p99 ms"] / without["p99 ms"], 3) if without and beside else None
 
 
 def _finds(memory: KnowledgeMemory, fact: Fact) -> bool:

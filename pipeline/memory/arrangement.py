@@ -77,7 +77,7 @@ class Arrangement:
                 vectors = self._names["entities"].vectors
                 standing = InMemory(adjacency, vectors, self._settings, self._nearest)
                 self._slots = self._by_slot(adjacency) if self._settings.layout == "slot" else None
-            self._laid_out = standing, Delta(self._facts, standing.count)
+            self._laid_out = standing, Delta(self._facts, standing)
             if self._facts.base is not None:
                 self._laid_out[1].turn(*self._facts.since_base())
         return self._laid_out

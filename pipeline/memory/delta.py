@@ -5,7 +5,8 @@ ever added, so that it sees every change whole or not at all, and no lock holds 
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,19 @@ from torch import Tensor
 
 from pipeline.memory.facts import Candidates, Found
 from pipeline.memory.offsets import Rows
-from pipeline.memory.triples import Triples
+from pipeline.memory.triples import MANY, Triples
+
+
+class Counts(Protocol):
+    """Says how many facts entities head."""
+
+    def counts(self, heads: Rows) -> Rows:
+        """Return how many facts each of `heads` has."""
+        ...
+
+    def count(self, head: int) -> int:
+        """Return how many facts `head` has."""
+        ...
 
 
 class Delta:
@@ -22,14 +35,15 @@ class Delta:
 
     Args:
         facts: the table that rows are of.
-        laid_out: says how many facts an entity headed when they were laid out.
+        laid_out: says how many facts entities headed when they were laid out.
     """
 
-    def __init__(self, facts: Triples, laid_out: Callable[[int], int]) -> None:
+    def __init__(self, facts: Triples, laid_out: Counts) -> None:
         self.last = 0
         """Number of the last change."""
         self._facts = facts
-        self._laid_out = laid_out
+        self._counts = laid_out
+        self._stood: dict[int, int] = {}  # facts that a head with turns had when they were laid out
         self._turns: dict[int, list[int]] = {}  # numbers of the changes at which a fact came or went, in turn
         self._late: set[int] = set()  # facts with turns that were not laid out
         self._of: dict[int, list[int]] = {}  # facts with turns, by head
@@ -47,6 +61,7 @@ class Delta:
         number = self.last + 1
         rows = [*went, *came]
         heads = self._facts.at(np.array(rows, dtype=np.int64))[:, 0].tolist() if rows else []
+        self._look_up([head for head in dict.fromkeys(heads) if head not in self._stood])
         for place, (row, head) in enumerate(zip(rows, heads, strict=True)):
             came_now = place >= len(went)
             if row in self._turns:
@@ -56,19 +71,32 @@ class Delta:
                     self._late.add(row)
                 self._turns[row] = [number]
                 self._of.setdefault(head, []).append(row)
-            count = self._count[head] if head in self._count else self._laid_out(head)
-            self._count[head] = count + (1 if came_now else -1)
+            self._count[head] += 1 if came_now else -1
         for head in dict.fromkeys(heads):
             self._number[head] = number
+            stood, count = self._stood[head], self._count[head]
             for noted, holds in (
-                (self._alone, self._laid_out(head) == 0 and self._count[head] > 0),
-                (self._empty, self._laid_out(head) > 0 and self._count[head] == 0),
+                (self._alone, stood == 0 and count > 0),
+                (self._empty, stood > 0 and count == 0),
             ):
                 if holds:
                     noted[head] = None
                 else:
                     noted.pop(head, None)
         self.last = number
+
+    def _look_up(self, heads: Sequence[int]) -> None:
+        """Note how many facts `heads`, without turns so far, had when they were laid out."""
+        if len(heads) > MANY:
+            found = self._counts.counts(np.array(heads, dtype=np.int64)).tolist()
+        else:
+            found = [self._counts.count(head) for head in heads]
+        stood = dict(zip(heads, found, strict=True))
+        self._stood.update(stood)
+        self._count.update(stood)
+
+    def _laid_out(self, head: int) -> int:
+        return self._stood[head] if head in self._stood else self._counts.count(head)
 
     def holds(self, row: int, at: int) -> bool | None:
         """Return whether a fact held after change `at`, None where none concerned it."""

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +32,7 @@ from pipeline.memory.folding import loaded, opened
 from pipeline.memory.journal import Journal
 from pipeline.memory.names import Names
 from pipeline.memory.records import DamageError, Record, records
-from pipeline.memory.triples import Triples
+from pipeline.memory.triples import MANY, Triples
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -160,36 +160,59 @@ def journaled(
         UserError: the journal is missing.
     """
     file = generation.journal(folder)
-    changes: list[Change] = []
-    last = after
+    read, damage = _read(file, after)
+    if read and after is None and read[0][0].number != generation.first:
+        raise DamageError(file, 0, f"begins with record {read[0][0].number}, not {generation.first}")
+    ends = {end for _, change in read for fact in change.written for end in (fact[0], fact[2])}
+    if len(ends) > MANY:
+        names["entities"].look_up(list(ends))
+    _check(read, names, file)
+    if damage is not None:
+        raise damage
+    last = read[-1][0] if read else after
+    return folded(change for _, change in read), last
+
+
+def _check(read: Sequence[tuple[Record, Change]], names: Mapping[str, Names], file: Path) -> None:
+    """Raise DamageError where a change is of names that aren't known, or takes known ones for new."""
     later: dict[str, set[str]] = {kind: set() for kind in names}
 
     def known(kind: str, key: str) -> bool:
         return key in later[kind] or key in names[kind]
 
+    for record, change in read:
+        try:
+            for kind, new in change.new.items():
+                if len(set(new.keys)) < len(new.keys) or any(known(kind, key) for key in new.keys):
+                    raise ValueError(f"{kind} that are known come as new")
+                later[kind].update(new.keys)
+            for head, relation, tail in [*change.written, *change.removed]:
+                if not (known("entities", head) and known("entities", tail) and known("relations", relation)):
+                    raise ValueError(f"{head} | {relation} | {tail} holds an unknown name")
+        except (ValueError, KeyError) as error:
+            raise DamageError(file, record.start, f"record {record.number}: {error}") from error
+
+
+def _read(file: Path, after: Record | None) -> tuple[list[tuple[Record, Change]], DamageError | None]:
+    """Return the records of a journal behind `after` with their changes, and what ends them too early.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    found: list[tuple[Record, Change]] = []
     try:
         for record in records(file, after):
             try:
-                change = decoded(record.payload)
-                for kind, new in change.new.items():
-                    if len(set(new.keys)) < len(new.keys) or any(known(kind, key) for key in new.keys):
-                        raise ValueError(f"{kind} that are known come as new")
-                    later[kind].update(new.keys)
-                for head, relation, tail in [*change.written, *change.removed]:
-                    ends = known("entities", head) and known("entities", tail)
-                    if not (ends and known("relations", relation)):
-                        raise ValueError(f"{head} | {relation} | {tail} holds an unknown name")
+                found.append((record._replace(payload=b""), decoded(record.payload)))
             except (ValueError, TypeError, KeyError) as error:
-                raise DamageError(file, record.start, f"record {record.number}: {error}") from error
-            if last is None and record.number != generation.first:
-                raise DamageError(file, 0, f"begins with record {record.number}, not {generation.first}")
-            changes.append(change)
-            last = record
+                return found, DamageError(file, record.start, f"record {record.number}: {error}")
+    except DamageError as error:
+        return found, error
     except OSError as error:
         raise UserError(
             f"{file}: can't be read ({error.strerror}); restore the folder from a copy of it"
         ) from error
-    return folded(changes), last and last._replace(payload=b"")
+    return found, None
 
 
 def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[Path], None]) -> Generation:

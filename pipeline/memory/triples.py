@@ -103,14 +103,14 @@ class Triples:
 
     def add(self, facts: Sequence[Triple]) -> Added:
         """Let `facts` hold."""
-        rows = self._find_all(facts)
+        rows, end = self._find_all(facts), self.end
         new = dict.fromkeys(triple for triple, row in zip(facts, rows, strict=True) if row is None)
         if new:
-            self._row.update({triple: self.end + i for i, triple in enumerate(new)})
+            self._row.update({triple: end + i for i, triple in enumerate(new)})
             self._rows.append(torch.tensor(list(new)))
             self._alive.append(torch.zeros(len(new), dtype=torch.bool))
         known = [self._row[triple] if row is None else row for triple, row in zip(facts, rows, strict=True)]
-        fresh = [row for row in dict.fromkeys(known) if not self.holds(row)]
+        fresh = [row for row in dict.fromkeys(known) if row >= end or not self.holds(row)]
         self._turn(fresh, True)
         return Added(known, fresh)
 
