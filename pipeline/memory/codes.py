@@ -41,7 +41,7 @@ from pipeline.memory.offsets import Rows
 
 BLOCK = 1 << 18
 """Codes that are compared at once."""
-SAMPLE, STRETCH = 64, 1 << 12
+SAMPLE, STRETCH = 32, 1 << 10
 """Stretches of codes, and the length of each, that tell beforehand how many codes differ how much."""
 GLANCE = 3
 """Words of a code that are compared first where not all are compared in full: 192 bits."""
