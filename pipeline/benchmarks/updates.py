@@ -123,11 +123,9 @@ def measured(settings: Updates, memory: Memory, encoder: TextEncoder, folder: Pa
         write = partial(build, entities=names[0], relations=names[1], facts=graph.blocks(), more=vectors)
         told = partial(_told, bar)
         generations.begin(folder, 1, 1, encoder.name, lambda base: write(base, told=told) and None)
-    start = time.perf_counter()
-    KnowledgeMemory.open(folder, memory, encoder)
-    opened = time.perf_counter() - start
+    opened = _timed(lambda: KnowledgeMemory.open(folder, memory, encoder))
     facts = Drawn(settings, size)
-    found: dict[str, Any] = {"entities": size, "open ms": round(opened * 1000, 2)}
+    found: dict[str, Any] = {"entities": size, "open ms": round(opened, 2)}
     for policy in ("none", "group", "always"):
         with DurableMemory.begun(folder, memory, encoder, policy) as held:
             took = [_timed(lambda: held.upsert([facts.one()])) for _ in range(settings.synced)]
@@ -225,8 +223,8 @@ def _named(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[str, 
 def _bulk(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[str, Any]:
     """Return how many facts a second come in by batches."""
     seconds, written = 0.0, 0
-    for _ in tqdm(range(0, settings.bulk, settings.batch), desc="many at once", unit="batch"):
-        given = facts.many(min(settings.batch, settings.bulk - written))
+    for start in tqdm(range(0, settings.bulk, settings.batch), desc="many at once", unit="batch"):
+        given = facts.many(min(settings.batch, settings.bulk - start))
         seconds += _timed(partial(memory.upsert, given)) / 1000
         written += len(given)
     return {"facts": written, "seconds": round(seconds, 2), "facts a second": round(written / seconds)}

@@ -57,7 +57,7 @@ def killed(writers: subprocess.Popen[str], folder: Path, sync: str, draw: random
         wanted -= 1
         if wanted < 0 and word == ("merge" if moment == "merge" else "try"):
             break
-    time.sleep(draw.random() * (0.004 if moment != "now" else 0.02))
+    time.sleep(draw.random() * {"now": 0.02, "change": 0.004, "merge": 0.04}[moment])
     os.kill(process, signal.SIGKILL)
     while not dead:
         word, _, number = writers.stdout.readline().rstrip("\n").partition(" ")
@@ -76,7 +76,7 @@ def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -
         least, most = max(number, done), max(number, tried)
         if generations.current(folder) is not None:  # else it was killed before the first one counted
             assert held(KnowledgeMemory.open(folder, SETTINGS, Drawn())) in map(expected, {least, most})
-        merged += len(list(folder.glob("base-*"))) > 1
+        merged += len([*folder.glob("base-*"), *folder.glob(".base-*")]) > 1
         with DurableMemory.begun(folder, SETTINGS, Drawn(), "none") as memory:
             number = memory.journal.next - 1
             assert least <= number <= most, f"round {turn}: acknowledged {least}, tried {most}, has {number}"
