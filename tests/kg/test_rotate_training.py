@@ -10,7 +10,7 @@ import torch
 from pipeline.config import UserError
 from pipeline.kg.linkprediction import hold_out
 from pipeline.kg.rotate import build, distances, rotated
-from pipeline.kg.rotate_training import Facts, batch_loss, fingerprint, pick_device, rank, side_loss, train
+from pipeline.kg.rotate_training import Facts, fingerprint, pick_device, rank, train
 from tests.rotations import laptop, ring
 
 TRAINERS = ("self_adversarial", "shared", "one_vs_all")
