@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float
 from pykeen.losses import NSSALoss
 from pykeen.models import ERModel
 from pykeen.nn.init import init_phases
@@ -130,11 +130,13 @@ class Rotate:
                 raise ValueError(f"rotate.{key} must be {rule}, not {getattr(self, key)}")
         if self.updates == "rows" and self.trainer == "one_vs_all":
             raise ValueError(
-                "rotate.updates must be dense for rotate.trainer one_vs_all, which moves all entities in each "
-                "step; choose shared or self_adversarial for rows"
+                "rotate.updates must be dense for rotate.trainer one_vs_all, which moves all entities in "
+                "each step; choose shared or self_adversarial for rows"
             )
         if self.updates == "dense" and self.optimizer == "rowwise_adagrad":
-            raise ValueError("rotate.optimizer rowwise_adagrad needs rotate.updates rows; for dense take adagrad")
+            raise ValueError(
+                "rotate.optimizer rowwise_adagrad needs rotate.updates rows; for dense take adagrad"
+            )
         if self.validation + self.test >= 1:
             raise ValueError(
                 f"rotate.validation + rotate.test must be below 1, not {self.validation + self.test}"
@@ -152,9 +154,7 @@ class Rotation(RotatEInteraction):  # type: ignore[misc]
         return scores
 
 
-def build(
-    rotate: Rotate, entities: int, relations: int, seed: int, device: torch.device = CPU
-) -> ERModel:
+def build(rotate: Rotate, entities: int, relations: int, seed: int, device: torch.device = CPU) -> ERModel:
     """Return a PyKEEN model with `entities` and `relations` rows; the global random state is left as it was.
 
     With inverse relations the rotation that answers (?, r, t) is row `relations + r`. The first weights are
@@ -209,7 +209,7 @@ def shared_distances(
     # The last group may be short: it is filled up with zeros, whose distances are cut off again.
     missing = groups * sharing - len(queries)
     filled = torch.cat([queries, queries.new_zeros(missing, queries.shape[1])])
-    grouped = filled.unflatten(0, (groups, sharing))
+    grouped = filled.view(groups, sharing, -1)
     return distances(grouped, candidates, norm).flatten(0, 1)[: len(queries)]
 
 
@@ -227,7 +227,7 @@ def distances(
     left = torch.view_as_real(queries).flatten(-2)
     right = torch.view_as_real(candidates).flatten(-2)
     lengths = right.square().sum(dim=-1)[..., None, :]
-    squares = left.square().sum(dim=-1, keepdim=True) + lengths - 2 * left @ right.mT
+    squares = left.square().sum(dim=-1, keepdim=True) + lengths - 2 * (left @ right.mT)
     # Rounding can take a square just below 0, and the root has no slope at 0.
     return squares if norm == "squared" else squares.clamp(min=1e-12).sqrt()
 

@@ -30,9 +30,7 @@ class Vectors(Protocol):
         """Return the rotations of the questions of a side."""
 
 
-def drawn(
-    rotate: Rotate, entities: int, facts: int, generator: torch.Generator
-) -> Int[Tensor, "groups N"]:
+def drawn(rotate: Rotate, entities: int, facts: int, generator: torch.Generator) -> Int[Tensor, "groups N"]:
     """Return the negatives of one side of a batch: uniform, not filtered, as the original has it.
 
     `self_adversarial` has as many groups as facts, `shared` one for every `rotate.sharing` facts.

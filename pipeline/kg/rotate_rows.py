@@ -3,11 +3,12 @@
 A dense step on 4.6 million entities of 256 complex dimensions writes 9.4 GB of gradients and reads and writes
 weights and moments as large, for some ten thousand rows that a batch touches. Here the gradients of those
 rows alone are summed by row and applied in place. How many rows differ is never asked, since a GPU would be
-waited for: there are as many places as gradients, and places that are left over hold a row of the step and a
-sum of zero, which changes nothing.
+waited for: of the places that name the same row one takes the sum; the others take zeros, which change
+nothing.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,41 +20,46 @@ BETAS = (0.9, 0.999)
 """Of Adam's first and second moment, torch's defaults."""
 
 
-def summed(
-    rows: Int[Tensor, " n"], gradients: Float[Tensor, "n w"]
-) -> tuple[Int[Tensor, " n"], Float[Tensor, "n w"], Bool[Tensor, "n 1"]]:
-    """Return distinct rows, the sum of the gradients of each, and which of these n places are taken.
-
-    Left over places hold some row of the step and zeros. Equal bytes at each call on the CPU; on a GPU sums
-    of three and more are rounded in any order unless torch.use_deterministic_algorithms is on.
-    """
-    ordered, order = rows.sort(stable=True)
-    first = torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
-    place = first.cumsum(0) - 1
-    sums = torch.zeros_like(gradients).index_add_(0, place, gradients[order])
-    taken = torch.arange(len(rows), device=rows.device) <= place[-1]
-    return rows.scatter(0, place, ordered), sums, taken[:, None]
-
-
 class RowOptimizer(ABC):
-    """Changes rows of `table`, [E, w] float32, in place."""
+    """Changes rows of `table`, [E, w] float32, in place.
+
+    On the CPU the same steps give the same bytes. On a GPU the gradients of a row that occurs three times or
+    more are added up in any order, so last bits differ unless torch.use_deterministic_algorithms is on.
+    """
 
     def __init__(self, table: Float[Tensor, "E w"], learning_rate: float) -> None:
         self.table = table
         self.learning_rate = learning_rate
+        self._place = torch.zeros(len(table), dtype=torch.long, device=table.device)
 
     @torch.no_grad()
     def step(self, rows: Int[Tensor, " n"], gradients: Float[Tensor, "n w"]) -> None:
         """Apply the gradients of `rows`, which may name a row many times; their sum counts."""
-        distinct, sums, taken = summed(rows, gradients)
-        # Added, not copied: a left over place adds zero to a row that another place changes.
-        self.table.index_add_(0, distinct, self.changes(distinct, sums, taken), alpha=-self.learning_rate)
+        sums, taken = self.summed(rows, gradients)
+        # Added, not copied: a place that isn't taken adds zero to a row that another place changes.
+        self.table.index_add_(0, rows, self.changes(rows, sums, taken), alpha=-self.learning_rate)
+
+    def summed(
+        self, rows: Int[Tensor, " n"], gradients: Float[Tensor, "n w"]
+    ) -> tuple[Float[Tensor, "n w"], Bool[Tensor, "n 1"]]:
+        """Return the sum of the gradients of each row at one of its places, and which places these are.
+
+        All others hold zeros. Which one is taken is open, and changes nothing.
+        """
+        places = torch.arange(len(rows), device=rows.device)
+        # All places of a row write to the same number; whichever stays is read again by all of them.
+        chosen = self._place.scatter_(0, rows, places)[rows]
+        sums = torch.zeros_like(gradients).index_add_(0, chosen, gradients)
+        return sums, (chosen == places)[:, None]
 
     @abstractmethod
     def changes(
         self, rows: Int[Tensor, " n"], sums: Float[Tensor, "n w"], taken: Bool[Tensor, "n 1"]
     ) -> Float[Tensor, "n w"]:
-        """Return the descent of each place for a learning rate of 1, zero where not taken; keep the state."""
+        """Note the gradients in the state; return the descent of each place for a learning rate of 1.
+
+        It must be zero where a place isn't taken, as the sums are.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -148,5 +154,9 @@ class RowAdam(RowOptimizer):
         return {"means": self.means, "squares": self.squares, "steps": self.steps}
 
 
-ROW_OPTIMIZERS = {"adagrad": RowAdagrad, "rowwise_adagrad": RowwiseAdagrad, "adam": RowAdam}
+ROW_OPTIMIZERS: dict[str, Callable[[Tensor, float], RowOptimizer]] = {
+    "adagrad": RowAdagrad,
+    "rowwise_adagrad": RowwiseAdagrad,
+    "adam": RowAdam,
+}
 """Optimisers by the name that `rotate.optimizer` gives."""

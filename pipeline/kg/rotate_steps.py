@@ -16,7 +16,11 @@ from pipeline.kg.rotate import SIDES, Rotate
 from pipeline.kg.rotate_loss import ANSWER, GIVEN, batch_loss, drawn, full_loss, sampled_loss
 from pipeline.kg.rotate_rows import ROW_OPTIMIZERS
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "rowwise_adagrad": torch.optim.Adagrad}
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,
+    "adagrad": torch.optim.Adagrad,
+    "rowwise_adagrad": torch.optim.Adagrad,
+}
 """Of dense gradients: of everything, or of the relations where entities are changed by row."""
 
 
@@ -41,10 +45,8 @@ def steps_of(rotate: Rotate, model: ERModel) -> Steps:
     return DenseSteps(rotate, model) if rotate.updates == "dense" else RowSteps(rotate, model)
 
 
-def relation_rows(
-    rotate: Rotate, relations: Int[Tensor, " B"], rows: int, side: str
-) -> Int[Tensor, " B"]:
-    """Return the rows of the rotations of a side; `rows` are there, half of them for heads if so configured."""
+def relation_rows(rotate: Rotate, relations: Int[Tensor, " B"], rows: int, side: str) -> Int[Tensor, " B"]:
+    """Return which of the `rows` rotations answer a side; with inverse relations half are for heads."""
     own = rotate.inverse_relations and side == "head"
     return relations + (rows // 2 if own else 0)
 
@@ -60,11 +62,14 @@ class WholeTable:
 
     def given(self, side: str) -> Complex[Tensor, "B d"]:
         """Return the entities that the questions of a side give."""
-        return self.entities[self.batch[:, GIVEN[side]]]
+        given: Tensor = self.entities[self.batch[:, GIVEN[side]]]
+        return given
 
     def turns(self, side: str) -> Complex[Tensor, "B d"]:
         """Return the rotations of the questions of a side."""
-        return self.relations[relation_rows(self.rotate, self.batch[:, 1], len(self.relations), side)]
+        rows = relation_rows(self.rotate, self.batch[:, 1], len(self.relations), side)
+        turns: Tensor = self.relations[rows]
+        return turns
 
 
 class DenseSteps:
@@ -105,7 +110,8 @@ class DenseSteps:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimiser."""
-        return self.optimizer.state_dict()
+        state: dict[str, Any] = self.optimizer.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
@@ -131,14 +137,15 @@ class CopiedRows:
         count = len(batch)
         negatives = [drawn(rotate, len(table), count, generator) for _ in SIDES]
         self.rows = torch.cat([batch[:, 0], batch[:, 2], *(ids.flatten() for ids in negatives)])
-        self.copy = table[self.rows].requires_grad_()
-        ends, others = torch.view_as_complex(self.copy.unflatten(1, (-1, 2))).split(
-            [2 * count, len(self.rows) - 2 * count]
+        self.copy = table.index_select(0, self.rows).requires_grad_()
+        wrong = negatives[0].numel()
+        heads, tails, *others = torch.split_with_sizes(
+            torch.view_as_complex(self.copy.view(len(self.rows), -1, 2)), [count, count, wrong, wrong]
         )
-        heads, tails = ends.chunk(2)
         self.ends = {0: heads, 2: tails}
-        wrong = others.unflatten(0, (len(SIDES), *negatives[0].shape))
-        self.negatives = dict(zip(SIDES, wrong, strict=True))
+        self.negatives = {
+            side: vectors.view(*negatives[0].shape, -1) for side, vectors in zip(SIDES, others, strict=True)
+        }
 
     def given(self, side: str) -> Complex[Tensor, "B d"]:
         """Return the entities that the questions of a side give."""
@@ -158,7 +165,7 @@ class CopiedRows:
 
 
 class RowSteps:
-    """Steps on the rows of the batch's entities and negatives alone; all relations, which are few, are dense."""
+    """Steps on the rows of the batch's entities and negatives; relations, which are few, take dense ones."""
 
     def __init__(self, rotate: Rotate, model: ERModel) -> None:
         self.rotate = rotate

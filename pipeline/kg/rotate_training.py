@@ -1,8 +1,9 @@
 """Training RotatE: PyKEEN's model and self-adversarial loss in a loop that can be killed and resumed.
 
 PyKEEN 1.11's own loop draws negatives on the CPU, shares none, can't score all entities by a matrix
-product and changes all entities in each step, which decides how far a minute gets; so the loop is ours. Random numbers of an epoch
-depend on the seed and the epoch alone, so a resumed run repeats the one that was never killed.
+product and changes all entities in each step, which decides how far a minute gets; so the loop is ours.
+Random numbers of an epoch depend on the seed and the epoch alone, so a resumed run repeats the one that was
+never killed.
 """
 
 import hashlib
@@ -71,14 +72,12 @@ def fingerprint(rotate: Rotate, facts: Facts, seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def batches(
-    triples: Int[Tensor, "M 3"], size: int, seed: int, epoch: int
-) -> Iterator[Int[Tensor, "B 3"]]:
+def batches(triples: Int[Tensor, "M 3"], size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "B 3"]]:
     """Yield all facts in a random order of that epoch's own, drawn and gathered where they lie."""
     device = triples.device
     generator = torch.Generator(device).manual_seed(mixed(seed, epoch))
     order = torch.randperm(len(triples), generator=generator, device=device)
-    for part in order.split(size):
+    for part in torch.split(order, size):
         yield triples[part]
 
 
