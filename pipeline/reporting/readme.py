@@ -159,8 +159,8 @@ def ledger(root: Path) -> str:
             lines.append(f"  - Open, line {line}: {'. '.join(told)}")
         unknown = [row for row in short if row["figure"]["value"] is None]
         if unknown:
-            told = (f"line {row['line']}, {row['target']} ({row['reason']})" for row in unknown)
-            lines.append(f"  - Open, not measured: {'; '.join(told)}.")
+            named = (f"line {row['line']}, {row['target']} ({row['reason']})" for row in unknown)
+            lines.append(f"  - Open, not measured: {'; '.join(named)}.")
     return "\n".join(lines)
 
 
