@@ -193,9 +193,8 @@ class OurSystem(System):
         if rows:
             read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
             targets = [self.target(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
-            tokens = self.facts.facts(
-                [list(map(self.memory.text, row)) for row in read], log_shares.facts[rows]
-            )
+            shown = [list(map(self.memory.text, row)) for row in read]
+            tokens = self.facts.facts(shown, self._shifts(log_shares.facts[rows]))
             with reading(tokens), self.lowrank.attached(self.reader.lm):
                 lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
         right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[rows]
@@ -251,7 +250,11 @@ class OurSystem(System):
         """Return the tokens of the facts that `select` chose for the questions `rows`."""
         width = max(len(chosen.facts[row]) for row in rows)
         shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
-        return self.facts.facts(shown, log_shares[rows, :width])
+        return self.facts.facts(shown, self._shifts(log_shares[rows, :width]))
+
+    def _shifts(self, log_shares: Tensor) -> Tensor:
+        """Return what is added to the logits of each fact's tokens."""
+        return log_shares if self.method.shift else torch.zeros_like(log_shares)
 
     @contextmanager
     def _read(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> Iterator[None]:

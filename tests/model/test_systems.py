@@ -217,6 +217,17 @@ def test_the_next_question_sees_what_the_memory_was_told(method: Method, make: O
     assert "Newtown" in system.memory.text(receipt.facts[0])
 
 
+def test_without_the_shift_all_facts_are_read_alike(make: Opened) -> None:
+    shifted, even = make(ours()), make(ours(shift=False))
+    for system in (shifted, even):
+        with system.attached():
+            chosen, log_shares = system.select(QUESTIONS[:1])
+            shift = system.fact_tokens([0], chosen, log_shares).shift
+        read = shift[shift > torch.finfo(shift.dtype).min]
+        assert len(set(read.tolist())) == (1 if system is even else len(chosen.facts[0])) > 0
+    assert not read.any(), "the logits of the last system's facts are as they are"
+
+
 def test_an_answerer_speaks_of_facts_by_their_ids_in_the_tables(make: Opened, world: SmallWorld) -> None:
     system = make(ours())
     answerer = SystemAnswerer("ours", system, world.graph)
