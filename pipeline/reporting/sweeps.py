@@ -176,7 +176,7 @@ def said(jobs: Sequence[Job], over: str, lines: Sequence[str]) -> list[str]:
 def drawn(table: Row) -> Figure:
     """Return EM over the values of the swept key, a panel a split."""
     over, lines = table["over"], table["lines"]
-    values = list(dict.fromkeys(job["values"][over] for job in table["jobs"]))
+    values = sorted(dict.fromkeys(job["values"][over] for job in table["jobs"]), key=_size)
     splits = list(dict.fromkeys(split for job in table["jobs"] for split in job["splits"]))
     names = list(dict.fromkeys(name_of(job["values"], lines) for job in table["jobs"]))
     styles = style_of(names)
@@ -204,11 +204,20 @@ def drawn(table: Row) -> Figure:
                     capsize=3,
                     label=name or None,
                 )
-            panel.set(title=split, xlabel=over, xticks=range(len(values)), xticklabels=values)
+            panel.set(title=split, xlabel=over, xticks=range(len(values)))
+            panel.set_xticklabels([f"{_size(value):.3g}" if _size(value) else value for value in values])
         panels[0].set_ylabel("EM, percent")
         if any(names):
             panels[-1].legend()
     return figure
+
+
+def _size(value: str) -> float:
+    """Return the number that a value is; 0 where it is none, so that such values stay in their order."""
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
 
 
 if __name__ == "__main__":
