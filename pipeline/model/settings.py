@@ -50,6 +50,9 @@ class Ours:
     shift: bool
     """Whether a fact's log-probability is added to the attention logits of its tokens; false, for ablation,
     reads all selected facts alike."""
+    isolate: bool
+    """Whether each fact is read alone, and what most of their probability says is answered: a defence against
+    facts that mislead, at k times the cost."""
     slot_gap: float
     """Nats by which each value of a slot is read below the one before it, so that no two are blended."""
     refuse_answerable: float

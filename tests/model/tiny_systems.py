@@ -58,6 +58,7 @@ def ours(**changes: Any) -> Ours:
         "mass": 0.999,
         "hops": 1,
         "shift": True,
+        "isolate": False,
         "slot_gap": 1.0,
         "refuse_answerable": 0.1,
         "answer_tokens": 4,
