@@ -13,6 +13,7 @@ from pipeline.benchmarks.pruning import pruning
 from pipeline.benchmarks.recall import recall
 from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
+from pipeline.benchmarks.robustness import robustness
 from pipeline.benchmarks.rotate_scale import rotate_scale
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.streams import streams
@@ -31,6 +32,7 @@ COMMANDS = {
     "recall": recall,
     "refresh": refresh,
     "relevance": relevance,
+    "robustness": robustness,
     "rotate_scale": rotate_scale,
     "speed": speed,
     "streams": streams,

@@ -6,16 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 from pipeline.config import Paths, UserError, stage
 from pipeline.kg.facts import Graph, Ids
-from pipeline.kg.linkprediction import EVALUATORS, hold_out
+from pipeline.kg.linkprediction import EVALUATORS
 from pipeline.kg.rotate import Rotate, real_then_imaginary
-from pipeline.kg.rotate_training import Facts, Trained, fingerprint, rank, train
+from pipeline.kg.rotate_training import Trained, fingerprint, rank, split, train
 
 logger = logging.getLogger(__name__)
 
@@ -65,28 +64,6 @@ def embed(rotate: Rotate, paths: Paths, seed: int, out: Path) -> None:
     checkpoint.unlink(missing_ok=True)
     if "test" in figures:
         logger.info("test MRR %.3f (%s)", figures["test"]["filtered"]["mrr"], EVALUATORS["filtered"])
-
-
-def split(rotate: Rotate, graph: Graph, seed: int) -> tuple[Facts, Ids, Ids]:
-    """Return the base facts by use, over dense ids, and the table ids that those stand for.
-
-    Raises:
-        UserError: no fact holds in the base snapshot.
-    """
-    base = graph.triples[graph.live(0)]
-    if len(base) == 0:
-        raise UserError(
-            "no fact holds in the base snapshot (facts.snapshot 0); check the data choice of params.yaml"
-        )
-    entities, ends = np.unique(base[:, [0, 2]], return_inverse=True)
-    relations, kinds = np.unique(base[:, 1], return_inverse=True)
-    ends = ends.reshape(-1, 2)
-    dense = np.unique(np.stack([ends[:, 0], kinds.ravel(), ends[:, 1]], axis=1), axis=0)
-    held = hold_out(dense, rotate.validation + rotate.test, seed)
-    outside = np.random.default_rng(seed).permutation(np.flatnonzero(held))
-    cut = round(len(outside) * rotate.validation / max(rotate.validation + rotate.test, 1e-9))
-    facts = Facts(dense[~held], dense[outside[:cut]], dense[outside[cut:]], len(entities), len(relations))
-    return facts, entities, relations
 
 
 def write(out: Path, trained: Trained, graph: Graph, entities: Ids, relations: Ids) -> None:

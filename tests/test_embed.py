@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import Paths, UserError
-from pipeline.embed import embed, split, write
+from pipeline.embed import embed, write
 from pipeline.kg.facts import Graph, write_table
 from pipeline.kg.rotate import Rotate
-from pipeline.kg.rotate_training import Trained
+from pipeline.kg.rotate_training import Trained, split
 from tests.rotations import laptop, ring
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -136,13 +136,7 @@ def _metrics(name: str, table: pa.Table, graph: Graph, evaluate: Evaluate, seed:
 def _sample(questions: pa.Table, split: str, evaluate: Evaluate, seed: int) -> list[Question]:
     """Return the questions of a split in order of their ids, drawn by the seed where there are too many."""
     source = split.removesuffix("_after")
-    asked = compute.equal(questions["split"], source)
-    asked = compute.and_(asked, compute.is_in(questions["kind"], pa.array(evaluate.kinds, pa.string())))
-    rows: list[Question] = questions.filter(asked).sort_by("id").to_pylist()
-    wanted = evaluate.questions_per_split
-    if wanted and len(rows) > wanted:
-        chosen = np.random.default_rng([seed, *source.encode()]).choice(len(rows), wanted, replace=False)
-        rows = [rows[place] for place in sorted(chosen.tolist())]
+    rows = drawn(questions, source, evaluate.kinds, evaluate.questions_per_split, seed)
     if not rows:
         logger.warning("the split %s has no question", source)
     for row in rows:
@@ -151,6 +145,25 @@ def _sample(questions: pa.Table, split: str, evaluate: Evaluate, seed: int) -> l
                 f"question {row['id']} ({row['text']!r}) of split {source} has no answer or no gold fact; "
                 "run `dvc repro synthesize`"
             )
+    return rows
+
+
+def drawn(questions: pa.Table, split: str, kinds: Sequence[str], most: int, seed: int) -> list[Question]:
+    """Return questions of a split in order of their ids, drawn by the seed where there are more than `most`.
+
+    Args:
+        questions: the table `questions`.
+        split: of which they are.
+        kinds: of which each is one.
+        most: 0 for all.
+        seed: of the draw.
+    """
+    asked = compute.equal(questions["split"], split)
+    asked = compute.and_(asked, compute.is_in(questions["kind"], pa.array(list(kinds), pa.string())))
+    rows: list[Question] = questions.filter(asked).sort_by("id").to_pylist()
+    if most and len(rows) > most:
+        chosen = np.random.default_rng([seed, *split.encode()]).choice(len(rows), most, replace=False)
+        rows = [rows[place] for place in sorted(chosen.tolist())]
     return rows
 
 

@@ -22,8 +22,8 @@ from pykeen.models import ERModel
 from torch import Tensor
 
 from pipeline.config import UserError
-from pipeline.kg.facts import Ids
-from pipeline.kg.linkprediction import evaluate
+from pipeline.kg.facts import Graph, Ids
+from pipeline.kg.linkprediction import evaluate, hold_out
 from pipeline.kg.rotate import Rotate, build
 from pipeline.kg.rotate_checkpoint import Progress, load, save
 from pipeline.kg.rotate_steps import Steps, steps_of
@@ -40,6 +40,28 @@ class Facts:
     test: Ids
     entities: int
     relations: int
+
+
+def split(rotate: Rotate, graph: Graph, seed: int) -> tuple[Facts, Ids, Ids]:
+    """Return the base facts by use, over dense ids, and the table ids that those stand for.
+
+    Raises:
+        UserError: no fact holds in the base snapshot.
+    """
+    base = graph.triples[graph.live(0)]
+    if len(base) == 0:
+        raise UserError(
+            "no fact holds in the base snapshot (facts.snapshot 0); check the data choice of params.yaml"
+        )
+    entities, ends = np.unique(base[:, [0, 2]], return_inverse=True)
+    relations, kinds = np.unique(base[:, 1], return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    dense = np.unique(np.stack([ends[:, 0], kinds.ravel(), ends[:, 1]], axis=1), axis=0)
+    held = hold_out(dense, rotate.validation + rotate.test, seed)
+    outside = np.random.default_rng(seed).permutation(np.flatnonzero(held))
+    cut = round(len(outside) * rotate.validation / max(rotate.validation + rotate.test, 1e-9))
+    facts = Facts(dense[~held], dense[outside[:cut]], dense[outside[cut:]], len(entities), len(relations))
+    return facts, entities, relations
 
 
 @dataclass(frozen=True)
