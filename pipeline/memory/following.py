@@ -58,7 +58,11 @@ class FollowingMemory(KnowledgeMemory):
         return last.number - (before.number if before else generation.first - 1)
 
     def upsert(
-        self, facts: Sequence[Fact], replace: bool = False, progress: Progress | None = None
+        self,
+        facts: Sequence[Fact],
+        replace: bool = False,
+        progress: Progress | None = None,
+        on: str = "",
     ) -> Receipt:
         """Refuse to.
 
@@ -67,7 +71,15 @@ class FollowingMemory(KnowledgeMemory):
         """
         raise UserError(f"{self._folder}: open for reading; open it by `DurableMemory.begun` to write")
 
-    def delete(self, facts: Iterable[Key]) -> Receipt:
+    def delete(self, facts: Iterable[Key], on: str = "") -> Receipt:
+        """Refuse to.
+
+        Raises:
+            UserError: always.
+        """
+        return self.upsert([])
+
+    def advance(self, on: str = "") -> Receipt:
         """Refuse to.
 
         Raises:

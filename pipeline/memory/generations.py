@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from pipeline.config import UserError
 from pipeline.memory import snapshot
 from pipeline.memory.changes import Change, decoded, folded
+from pipeline.memory.chronicle import Chronicle
 from pipeline.memory.disk import remove, sync_folder, write_whole
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.flat import LIST
@@ -91,6 +92,8 @@ class Contents(NamedTuple):
     """Of the snapshot, by kind."""
     facts: Triples
     """Of the snapshot."""
+    chronicle: Chronicle
+    """Of the snapshot."""
     since: Change
     """What changed since."""
     generation: Generation | None
@@ -121,22 +124,22 @@ def read(folder: Path, encoder: TextEncoder, layout: str) -> Contents:
         )
     base = generation.base(folder)
     try:
-        names, facts = _snapshot(base, encoder, layout)
+        held = _snapshot(base, encoder, layout)
     except UserError as error:
         if _is_base(base):
             raise
         reason = str(error).partition("(")[2].rpartition(";")[0].removesuffix(")")
         raise UserError(f"{base}: damaged ({reason}); restore the folder from a copy of it") from error
-    since, last = journaled(folder, generation, names)
-    return Contents(names, facts, since, generation, last)
+    since, last = journaled(folder, generation, held[0])
+    return Contents(*held, since, generation, last)
 
 
-def _snapshot(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples]:
-    """Return names and facts of a snapshot or a base."""
+def _snapshot(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples, Chronicle]:
+    """Return names, facts and their periods, of a snapshot or a base."""
     if _is_base(folder):
         return opened(folder, encoder) if layout == "factored" else loaded(folder, encoder)
     names = {kind: Names(encoder) for kind in ("entities", "relations", "slots")}
-    return names, snapshot.read(folder, names)
+    return names, *snapshot.read(folder, names)
 
 
 def _is_base(folder: Path) -> bool:
@@ -186,7 +189,7 @@ def _check(read: Sequence[tuple[Record, Change]], names: Mapping[str, Names], fi
                 if len(set(new.keys)) < len(new.keys) or any(known(kind, key) for key in new.keys):
                     raise ValueError(f"{kind} that are known come as new")
                 later[kind].update(new.keys)
-            for head, relation, tail in [*change.written, *change.removed]:
+            for head, relation, tail in [*change.written, *change.removed, *change.dated]:
                 if not (known("entities", head) and known("entities", tail) and known("relations", relation)):
                     raise ValueError(f"{head} | {relation} | {tail} holds an unknown name")
         except (ValueError, KeyError) as error:
