@@ -141,9 +141,7 @@ class Chronicle:
         for fact, *its in zip(*(column.to_pylist() for column in table.columns), strict=True):
             found.setdefault(tuple(fact), []).append(Period(*its).checked())
         triples = np.array(list(found), dtype=np.int64).reshape(-1, 3)
-        if len(triples) and not (
-            triples.min() >= 0 and (triples.max(0) < (entities, relations, entities)).all()
-        ):
+        if (triples < 0).any() or (triples >= (entities, relations, entities)).any():
             raise ValueError("it names what there isn't")
         rows = self._facts.place(list(found))
         self.take(dict(zip(rows, found.values(), strict=True)), on)

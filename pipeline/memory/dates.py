@@ -75,8 +75,8 @@ class Period(NamedTuple):
         """
         if self.last <= self.first:
             raise ValueError(
-                f"the end {self.end!r} is not after the start {self.start!r} (a date stands for its first day); "
-                "correct them, or give more digits"
+                f"the end {self.end!r} is not after the start {self.start!r}, each the first day of what it "
+                "names; correct them, or name the day"
             )
         return self
 

@@ -24,7 +24,8 @@ FACTS = 1 << 20
 def fold(folder: Path, names: Mapping[str, Names], facts: Triples, chronicle: Chronicle) -> Base:
     """Write what a memory holds now as a base, the rows of its names as they are.
 
-    Of facts that don't hold the periods are kept, if there are any. Codes of names that were in a base are copied.
+    Of facts that don't hold no more than their periods is kept. Codes of names that were in a base are
+    copied.
 
     Args:
         folder: must not be there yet.
