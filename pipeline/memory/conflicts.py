@@ -97,7 +97,7 @@ class Record:
         Returns:
             The period, the fact's own that stay beside it, and whether it stands for one of those.
         """
-        claim = claimed
+        claim, again = claimed, False
         if not claim.start and own:
             now = self._day < claim.last
             at = self._day if now else claim.last - 1
@@ -106,8 +106,8 @@ class Record:
             if about:
                 claim = claim._replace(start=about[0].start)
             elif now and ended and ended[-1].last == self._day and ended[-1].source == claim.source:
-                again = ended[-1]._replace(end=claim.end)  # it went on this very day
-                return again, [period for period in own if period is not ended[-1]], True
+                claim, again = ended[-1]._replace(end=claim.end), True  # it went on this very day
+                own = [period for period in own if period is not ended[-1]]
             elif now:
                 claim = claim._replace(start=self._on)
             elif ended:
@@ -117,7 +117,7 @@ class Record:
             claim = claim._replace(end=met[0].end)
             met = [period for period in met if period.overlaps(claim)]
         if not met:
-            return claim, list(own), False
+            return claim, list(own), again
         best = min(met, key=lambda period: self.rank(period.source))
         same = claim[:2] == best[:2] and claim.source in ("", best.source)
         if same or self.rank(best.source) < self.rank(claim.source):
@@ -139,12 +139,12 @@ class Record:
             if period.overlaps(wanted) and not self._yields(period, wanted):
                 if claim.start or period.last > self._day:  # an unknown start claims nothing of the past
                     self.outcome.lost[key] = Loss(rival, self._why(wanted, period))
-                kept = [part for piece in kept for part in piece.minus(wanted.common(period))]
-                gained = [part for piece in gained for part in piece.minus(period)]
+                kept = [part for piece in kept for part in piece.minus(wanted.common(period), self._day)]
+                gained = [part for piece in gained for part in piece.minus(period, self._day)]
         for rival, periods in rivals.items():
             left = list(periods)
             for piece in reversed(gained):
-                left = [part for period in left for part in period.minus(piece)]
+                left = [part for period in left for part in period.minus(piece, self._day)]
             if left != list(periods):
                 self.outcome.periods[rival] = left
                 if rival not in self.outcome.superseded:
@@ -163,7 +163,8 @@ class Record:
     def _why(self, claim: Period, held: Period) -> str:
         if self.rank(held.source) != self.rank(claim.source):
             return f"of the source {held.source!r}, which memory.sources ranks above {claim.source!r}"
-        return f"{held}, where what was written is of unknown {'start' if claim.end else 'end'}"
+        unknown = "start" if claim.end else "end"
+        return f"dated {held}, while the {unknown} of what was written is unknown"
 
 
 def _latest_first(rivals: Mapping[Key, Periods]) -> Iterator[tuple[Key, Period]]:

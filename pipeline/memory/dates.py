@@ -88,16 +88,13 @@ class Period(NamedTuple):
         """Return whether they share a day."""
         return self.first < other.last and other.first < self.last
 
-    def minus(self, other: "Period") -> list["Period"]:
-        """Return what is left of it without `other`.
-
-        An unknown start reaches back no further than to `other`, if anything is left behind it.
-        """
+    def minus(self, other: "Period", now: int) -> list["Period"]:
+        """Return what is left of it without `other`; from `now` an unknown start reaches back no further."""
         if not self.overlaps(other):
             return [self]
         before = [self._replace(end=other.start)] if self.first < other.first else []
         behind = [self._replace(start=other.end)] if other.last < self.last else []
-        return behind if behind and not self.start else before + behind
+        return behind if behind and not self.start and other.last <= now else before + behind
 
     def common(self, other: "Period") -> "Period":
         """Return the part of it that `other`, which overlaps it, covers too."""

@@ -83,7 +83,11 @@ def settled(change: Change, facts: Sequence[Fact], supersede: bool, on: str, mem
             came.append(fact.key)
     went = list(change.removed)
     periods: dict[Key, Periods] = {key: () for key in went if memory.dated(key)}
+    touched = set(change.removed)
     for key, its in outcome.periods.items():
+        if tuple(its) == tuple(memory.periods(key)):
+            continue
+        touched.add(key)
         holds = any(period.covers(day(on)) for period in its)
         if holds or memory.find(*key) is not None:
             (came if holds else went).append(key)
@@ -91,7 +95,6 @@ def settled(change: Change, facts: Sequence[Fact], supersede: bool, on: str, mem
             periods[key] = its
         elif memory.dated(key):
             periods[key] = ()
-    touched = {*outcome.periods, *change.removed}
     turned = memory.chronicle.turning(day(on))
     ended, begun = ([key for key in map(memory.key, rows) if key not in touched] for rows in turned)
     dated = bool(periods) or len(memory.chronicle) > 0

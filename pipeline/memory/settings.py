@@ -59,7 +59,10 @@ class Memory:
         for name in ("relation_weight", "spread"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"memory.{name} must be 0 or more, not {getattr(self, name)}")
-        if len(set(self.sources)) < len(self.sources) or not all(name.strip() for name in self.sources):
-            raise ValueError(f"memory.sources must name each source once, not {self.sources}")
         if self.k > self.N:
             raise ValueError(f"memory.k ({self.k}) must not exceed memory.N ({self.N})")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        if len(set(self.sources)) < len(self.sources) or not all(name.strip() for name in self.sources):
+            raise ValueError(f"memory.sources must name each source once, not {self.sources}")
