@@ -99,7 +99,7 @@ def _fact(line: str, columns: tuple[str, ...]) -> Fact:
     """Return the fact of a line.
 
     Raises:
-        UserError: it has another form.
+        UserError: it has another form, or a date can't be.
     """
     if columns:
         cells = line.split("\t")
@@ -111,7 +111,9 @@ def _fact(line: str, columns: tuple[str, ...]) -> Fact:
     else:
         values = _object(line)
     given = {name: cleaned(text) for name, text in values.items() if name in NEEDED or text.strip()}
-    return Fact(**given)
+    fact = Fact(**given)
+    fact.period("")
+    return fact
 
 
 def _object(line: str) -> dict[str, str]:

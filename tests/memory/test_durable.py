@@ -191,8 +191,8 @@ def test_a_full_disk_refuses_the_change_and_searches_go_on(
 
 
 SYNCS_OF_A_MERGE = 53
-"""Of the base: 42 arrays (one of what was superseded), their list with the folder, the list again, the folder above and its own; then
-journal and manifest, each with the folder, and the journal again."""
+"""Of the base: 42 arrays (one of what was superseded), their list with the folder, the list again, the folder
+above and its own; then journal and manifest, each with the folder, and the journal again."""
 
 
 @pytest.mark.parametrize("calls", range(SYNCS_OF_A_MERGE + 1))
