@@ -13,6 +13,7 @@ from pipeline.benchmarks.pruning import pruning
 from pipeline.benchmarks.recall import recall
 from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
+from pipeline.benchmarks.rotate_scale import rotate_scale
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.updates import updates
 from pipeline.benchmarks.variants import variants
@@ -29,6 +30,7 @@ COMMANDS = {
     "recall": recall,
     "refresh": refresh,
     "relevance": relevance,
+    "rotate_scale": rotate_scale,
     "speed": speed,
     "updates": updates,
     "variants": variants,

@@ -67,6 +67,8 @@ class TokenStates:
 def bertscores(states: TokenStates, said: Sequence[str], right: Sequence[str]) -> list[Scores]:
     """Return P, R and F of each text said against the right one beside it; 0 where either has no token.
 
+    F is 0 where P or R, means of cosines, is not above 0.
+
     Args:
         states: holds all these texts.
         said: what was answered.
@@ -81,8 +83,9 @@ def bertscores(states: TokenStates, said: Sequence[str], right: Sequence[str]) -
         precision, recall = _mean(alike.amax(dim=2), mine[1]), _mean(alike.amax(dim=1), other[1])
         both = (mine[1].any(dim=1) & other[1].any(dim=1)).float()
         precision, recall = precision.nan_to_num(0.0, 0.0, 0.0), recall.nan_to_num(0.0, 0.0, 0.0)
-        total = (precision + recall).clamp(min=1e-9)
-        table = torch.stack([precision, recall, 2 * precision * recall / total], dim=1) * both[:, None]
+        positive = torch.minimum(precision, recall) > 0  # of cosines: elsewhere there is no harmonic mean
+        mean = (2 * precision * recall / (precision + recall)).where(positive, torch.zeros(()))
+        table = torch.stack([precision, recall, mean], dim=1) * both[:, None]
         found += [(row[0], row[1], row[2]) for row in table.tolist()]
     return found
 

@@ -23,8 +23,8 @@ from pipeline.kg.facts import Graph
 
 logger = logging.getLogger(__name__)
 
-BEFORE = ("valid", "seen", "unseen", "unseen_relation", "two_hop", "unanswerable", "unchanged")
-"""Splits that are asked on the base snapshot."""
+BEFORE = ("valid", "seen", "unseen", "unseen_relation", "two_hop", "unanswerable", "checked", "unchanged")
+"""Splits that are asked on the base snapshot; `checked` is that of `pipeline.evaluation.checked`."""
 
 AFTER = ("updated", "added", "unchanged_after")
 """Splits that are asked once the last snapshot's changes are applied.

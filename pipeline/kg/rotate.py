@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float
 from pykeen.losses import NSSALoss
 from pykeen.models import ERModel
 from pykeen.nn.init import init_phases
@@ -21,13 +21,15 @@ from torch import Tensor
 NORMS = {"l1": (1, False), "l2": (2, False), "squared": (2, True)}
 """Name of a distance: the p of PyKEEN's norm over the moduli, and whether its p-th power is taken."""
 
+CPU = torch.device("cpu")
 SIDES = ("tail", "head")
 """The two questions about a fact: (h, r, ?) and (?, r, t)."""
 
 CHOICES = {
     "norm": tuple(NORMS),
     "trainer": ("self_adversarial", "shared", "one_vs_all"),
-    "optimizer": ("adam", "adagrad"),
+    "updates": ("dense", "rows"),
+    "optimizer": ("adam", "adagrad", "rowwise_adagrad"),
     "precision": ("highest", "high", "medium"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -36,6 +38,7 @@ CHOICES = {
 COUNTS = (
     "dimension",
     "negatives",
+    "sharing",
     "batch_size",
     "epochs",
     "evaluate_every",
@@ -74,7 +77,9 @@ class Rotate:
     adversarial_temperature: float
     """α of NSSALoss: how much hard negatives weigh; one_vs_all doesn't read it."""
     negatives: int
-    """Negatives per fact and side, or per batch and side; one_vs_all doesn't read it."""
+    """Negatives per fact and side, or per `sharing` facts and side; one_vs_all doesn't read it."""
+    sharing: int
+    """Facts that share negatives, at least `batch_size` for one set a batch; only shared reads it."""
     inverse_relations: bool
     """Whether (?, r, t) has a rotation of its own in place of r̄; fold-in then sees only one of the two."""
     initial_scale: float
@@ -85,8 +90,12 @@ class Rotate:
     """Share of the dimensions of a query that are zeroed in training."""
     label_smoothing: float
     """Share of the target that one_vs_all spreads over all entities."""
+    updates: str
+    """dense (each step takes the gradient of all entities) or rows (of the batch's own; for large graphs)."""
     optimizer: str
-    """adam or adagrad, with dense gradients."""
+    """adam, adagrad, or rowwise_adagrad, whose state is one number an entity in place of 2·dimension.
+
+    The last takes updates: rows. There adam decays the moments of a row only in steps that touch it."""
     learning_rate: float
     """Step size at the start."""
     final_learning_rate: float
@@ -119,6 +128,15 @@ class Rotate:
         for key, holds, rule in RANGES:
             if not holds(getattr(self, key)):
                 raise ValueError(f"rotate.{key} must be {rule}, not {getattr(self, key)}")
+        if self.updates == "rows" and self.trainer == "one_vs_all":
+            raise ValueError(
+                "rotate.updates must be dense for rotate.trainer one_vs_all, which moves all entities in "
+                "each step; choose shared or self_adversarial for rows"
+            )
+        if self.updates == "dense" and self.optimizer == "rowwise_adagrad":
+            raise ValueError(
+                "rotate.optimizer rowwise_adagrad needs rotate.updates rows; for dense take adagrad"
+            )
         if self.validation + self.test >= 1:
             raise ValueError(
                 f"rotate.validation + rotate.test must be below 1, not {self.validation + self.test}"
@@ -136,15 +154,17 @@ class Rotation(RotatEInteraction):  # type: ignore[misc]
         return scores
 
 
-def build(rotate: Rotate, entities: int, relations: int, seed: int) -> ERModel:
+def build(rotate: Rotate, entities: int, relations: int, seed: int, device: torch.device = CPU) -> ERModel:
     """Return a PyKEEN model with `entities` and `relations` rows; the global random state is left as it was.
 
-    With inverse relations the rotation that answers (?, r, t) is row `relations + r`.
+    With inverse relations the rotation that answers (?, r, t) is row `relations + r`. The first weights are
+    drawn on `device`, since billions of them take long on a CPU: another kind of device, other weights.
     """
     rows = relations * (2 if rotate.inverse_relations else 1)
     p, power = NORMS[rotate.norm]
     shape = CoreTriplesFactory(torch.zeros(1, 3, dtype=torch.long), num_entities=entities, num_relations=rows)
-    with torch.random.fork_rng(devices=[]):
+    kept = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=kept), device:
         torch.manual_seed(seed)
         return ERModel(
             triples_factory=shape,
@@ -176,20 +196,38 @@ def rotated(
     return entities * (relations if side == "tail" else relations.conj())
 
 
-def distances(
-    queries: Complex[Tensor, "B d"], candidates: Complex[Tensor, "N d"], norm: str
+def shared_distances(
+    queries: Complex[Tensor, "B d"], candidates: Complex[Tensor, "G N d"], sharing: int, norm: str
 ) -> Float[Tensor, "B N"]:
-    """Return the distance of each query to each candidate, in the named norm.
+    """Return the distance of each query to the candidates of its group: query b belongs to b // `sharing`.
+
+    All groups are one batched matrix product for `l2` and `squared`. `l1` is element-wise: B·N·d moduli.
+    """
+    groups = len(candidates)
+    if groups == 1:
+        return distances(queries, candidates[0], norm)
+    # The last group may be short: it is filled up with zeros, whose distances are cut off again.
+    missing = groups * sharing - len(queries)
+    filled = torch.cat([queries, queries.new_zeros(missing, queries.shape[1])])
+    grouped = filled.view(groups, sharing, -1)
+    return distances(grouped, candidates, norm).flatten(0, 1)[: len(queries)]
+
+
+def distances(
+    queries: Complex[Tensor, "*G B d"], candidates: Complex[Tensor, "*G N d"], norm: str
+) -> Float[Tensor, "*G B N"]:
+    """Return the distance of each query to each candidate of its group, in the named norm.
 
     `l2` and `squared` are a matrix product, |q − c|² = |q|² + |c|² − 2 Re⟨q, c̄⟩; `l1` is element-wise and
     takes B·N·d moduli of memory.
     """
     if norm == "l1":
-        moduli: Tensor = (queries[:, None] - candidates[None]).abs().sum(dim=-1)
+        moduli: Tensor = (queries[..., :, None, :] - candidates[..., None, :, :]).abs().sum(dim=-1)
         return moduli
-    left = torch.view_as_real(queries).flatten(1)
-    right = torch.view_as_real(candidates).flatten(1)
-    squares = left.square().sum(dim=1, keepdim=True) + right.square().sum(dim=1) - 2 * left @ right.T
+    left = torch.view_as_real(queries).flatten(-2)
+    right = torch.view_as_real(candidates).flatten(-2)
+    lengths = right.square().sum(dim=-1)[..., None, :]
+    squares = left.square().sum(dim=-1, keepdim=True) + lengths - 2 * (left @ right.mT)
     # Rounding can take a square just below 0, and the root has no slope at 0.
     return squares if norm == "squared" else squares.clamp(min=1e-12).sqrt()
 
@@ -206,12 +244,9 @@ def as_complex(vectors: Float[Tensor, "n two_d"]) -> Complex[Tensor, "n d"]:
 
 
 def candidate_scores(
-    queries: Complex[Tensor, "B d"],
-    vectors: Complex[Tensor, "E d"],
-    candidates: Int[Tensor, "B n"],
-    norm: str,
+    queries: Complex[Tensor, "B d"], candidates: Complex[Tensor, "B n d"], norm: str
 ) -> Float[Tensor, "B n"]:
-    """Return minus the distance of each query to its own candidates, given as rows of `vectors`."""
+    """Return minus the distance of each query to its own candidates."""
     p, power = NORMS[norm]
-    scores: Tensor = negative_norm(queries[:, None] - vectors[candidates], p=p, power_norm=power)
+    scores: Tensor = negative_norm(queries[:, None] - candidates, p=p, power_norm=power)
     return scores

@@ -10,6 +10,7 @@ from pykeen.models import ERModel
 from torch import Tensor
 
 from pipeline.config import UserError
+from pipeline.kg.rotate_steps import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +31,15 @@ class Progress:
 def save(
     path: Path,
     model: ERModel,
-    optimizer: torch.optim.Optimizer,
+    steps: Steps,
     progress: Progress,
-    best: tuple[Tensor, Tensor],
+    best: tuple[Tensor, ...],
 ) -> None:
     """Write a checkpoint that a kill can't leave half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": steps.state_dict(),
         "progress": asdict(progress),
         "best": best,
     }
@@ -47,9 +48,9 @@ def save(
 
 
 def load(
-    path: Path, model: ERModel, optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[Progress, tuple[Tensor, Tensor]]:
-    """Restore a checkpoint of `save` into `model` and `optimizer`; return its progress and best vectors.
+    path: Path, model: ERModel, steps: Steps, device: torch.device
+) -> tuple[Progress, tuple[Tensor, ...]]:
+    """Restore a checkpoint of `save` into `model` and `steps`; return its progress and best vectors.
 
     Raises:
         UserError: the file can't be read.
@@ -57,7 +58,7 @@ def load(
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        steps.load_state_dict(state["optimizer"])
         progress = Progress(**state["progress"])
     except Exception as error:
         raise UserError(f"{path}: damaged checkpoint ({error}); delete it to train from the start") from error

@@ -1,8 +1,9 @@
 """Training RotatE: PyKEEN's model and self-adversarial loss in a loop that can be killed and resumed.
 
-PyKEEN 1.11's own loop draws negatives on the CPU, shares none and can't score all entities by a matrix
-product, which decides how far a minute of training gets; so the loop is ours. Random numbers of an epoch
-depend on the seed and the epoch alone, so a resumed run repeats the one that was never killed.
+PyKEEN 1.11's own loop draws negatives on the CPU, shares none, can't score all entities by a matrix
+product and changes all entities in each step, which decides how far a minute gets; so the loop is ours.
+Random numbers of an epoch depend on the seed and the epoch alone, so a resumed run repeats the one that was
+never killed.
 """
 
 import hashlib
@@ -10,21 +11,22 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Int
 from pykeen.models import ERModel
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pipeline.config import UserError
 from pipeline.kg.facts import Ids
 from pipeline.kg.linkprediction import evaluate
-from pipeline.kg.rotate import SIDES, Rotate, build, candidate_scores, distances, rotated
+from pipeline.kg.rotate import Rotate, build
 from pipeline.kg.rotate_checkpoint import Progress, load, save
+from pipeline.kg.rotate_steps import Steps, steps_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,54 +72,18 @@ def fingerprint(rotate: Rotate, facts: Facts, seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def side_loss(
-    rotate: Rotate,
-    model: ERModel,
-    entities: Complex[Tensor, "E d"],
-    queries: Complex[Tensor, "B d"],
-    answers: Int[Tensor, " B"],
-    generator: torch.Generator,
-) -> Float[Tensor, ""]:
-    """Return the loss of one side of a batch, by `rotate.trainer`.
-
-    one_vs_all: −log softmax over all entities of minus the distance. The others: PyKEEN's NSSALoss with
-    uniformly drawn negatives, not filtered, as the original has it.
-    """
-    if rotate.trainer == "one_vs_all":
-        logits = -distances(queries, entities, rotate.norm)
-        return cross_entropy(logits, answers, label_smoothing=rotate.label_smoothing)
-    positive = candidate_scores(queries, entities, answers[:, None], rotate.norm)
-    shape = (rotate.negatives,) if rotate.trainer == "shared" else (len(queries), rotate.negatives)
-    drawn = torch.randint(len(entities), shape, generator=generator, device=queries.device)
-    if rotate.trainer == "shared":
-        negative = -distances(queries, entities[drawn], rotate.norm)
-    else:
-        negative = candidate_scores(queries, entities, drawn, rotate.norm)
-    loss: Tensor = model.loss.process_slcwa_scores(positive, negative)
-    return loss
+def batches(triples: Int[Tensor, "M 3"], size: int, seed: int, epoch: int) -> Iterator[Int[Tensor, "B 3"]]:
+    """Yield all facts in a random order of that epoch's own, drawn and gathered where they lie."""
+    device = triples.device
+    generator = torch.Generator(device).manual_seed(mixed(seed, epoch))
+    order = torch.randperm(len(triples), generator=generator, device=device)
+    for part in torch.split(order, size):
+        yield triples[part]
 
 
-def batch_loss(
-    rotate: Rotate, model: ERModel, batch: Int[Tensor, "B 3"], generator: torch.Generator
-) -> Float[Tensor, ""]:
-    """Return the mean loss of both sides of a batch, with dropout and N3 as configured."""
-    entities = model.entity_representations[0](None)
-    relations = model.relation_representations[0](None)
-    ends = {"tail": (batch[:, 0], batch[:, 2]), "head": (batch[:, 2], batch[:, 0])}
-    total = torch.zeros((), device=batch.device)
-    for side in SIDES:
-        given, answers = ends[side]
-        asked = entities[given]
-        own = rotate.inverse_relations and side == "head"
-        turns = relations[batch[:, 1] + (len(relations) // 2 if own else 0)]
-        queries = rotated(asked, turns, "tail" if rotate.inverse_relations else side)
-        if rotate.dropout > 0:
-            chance = torch.full(queries.shape, 1 - rotate.dropout, device=queries.device)
-            queries = queries * torch.bernoulli(chance, generator=generator) / (1 - rotate.dropout)
-        total = total + side_loss(rotate, model, entities, queries, answers, generator) / len(SIDES)
-        if rotate.regularisation > 0:
-            total = total + rotate.regularisation * asked.abs().pow(3).sum(dim=1).mean()
-    return total
+def mixed(seed: int, epoch: int) -> int:
+    """Return the seed of an epoch."""
+    return seed * 1_000_003 + epoch
 
 
 def train(
@@ -147,12 +113,12 @@ def train(
     if len(facts.train) == 0:
         raise UserError("RotatE has no facts to train on; check the data choice of params.yaml")
     device = pick_device(rotate.device)
-    model = build(rotate, facts.entities, facts.relations, seed).to(device)
-    kinds = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
-    optimizer = kinds[rotate.optimizer](model.parameters(), lr=rotate.learning_rate)
-    progress, best = Progress(), vectors(model)
+    model = build(rotate, facts.entities, facts.relations, seed, device)
+    steps = steps_of(rotate, model)
+    triples = torch.from_numpy(facts.train).to(device)
+    progress, best = Progress(), tuple(tensor.clone() for tensor in vectors(model))
     if checkpoint is not None and checkpoint.is_file():
-        progress, best = load(checkpoint, model, optimizer, device)
+        progress, best = load(checkpoint, model, steps, device)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(rotate.precision)
     try:
@@ -161,12 +127,12 @@ def train(
             and progress.waited < rotate.patience
             and progress.seconds < seconds
         ):
-            run_epoch(rotate, model, optimizer, facts, seed, progress, seconds)
+            run_epoch(rotate, steps, triples, seed, progress, seconds)
             last = progress.epoch == rotate.epochs or progress.seconds >= seconds
             if last or progress.epoch % rotate.evaluate_every == 0:
-                best = choose(rotate, model, facts, progress, best)
+                choose(rotate, model, facts, progress, best)
                 if checkpoint is not None:
-                    save(checkpoint, model, optimizer, progress, best)
+                    save(checkpoint, model, steps, progress, best)
             report(progress)
     finally:
         torch.set_float32_matmul_precision(before)
@@ -176,32 +142,21 @@ def train(
 
 def run_epoch(
     rotate: Rotate,
-    model: ERModel,
-    optimizer: torch.optim.Optimizer,
-    facts: Facts,
+    steps: Steps,
+    triples: Int[Tensor, "M 3"],
     seed: int,
     progress: Progress,
     seconds: float,
 ) -> None:
     """Pass once over the facts in a random order, or stop on the way when `seconds` are over."""
-    started, device = time.perf_counter(), model.device
-    mixed = seed * 1_000_003 + progress.epoch
-    order = torch.randperm(len(facts.train), generator=torch.Generator().manual_seed(mixed))
-    generator = torch.Generator(device).manual_seed(mixed)
-    triples = torch.from_numpy(facts.train)[order].to(device)
+    started, device = time.perf_counter(), triples.device
+    generator = torch.Generator(device).manual_seed(mixed(seed, progress.epoch))
     share = min(1.0, max(progress.epoch / max(1, rotate.epochs - 1), progress.seconds / seconds))
-    for group in optimizer.param_groups:
-        group["lr"] = rotate.learning_rate + share * (rotate.final_learning_rate - rotate.learning_rate)
+    steps.set_rate(rotate.learning_rate + share * (rotate.final_learning_rate - rotate.learning_rate))
     total = torch.zeros((), device=device)
-    model.train()
     seen = 0
-    for batch in torch.split(triples, rotate.batch_size):
-        optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(rotate, model, batch, generator)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        model.post_parameter_update()
-        total += loss.detach() * len(batch)
+    for batch in batches(triples, rotate.batch_size, seed, progress.epoch):
+        total += steps.step(batch, generator) * len(batch)
         seen += len(batch)
         if progress.seconds + time.perf_counter() - started >= seconds:
             break
@@ -216,17 +171,17 @@ def run_epoch(
     progress.seconds += time.perf_counter() - started
 
 
-def vectors(model: ERModel) -> tuple[Tensor, Tensor]:
-    """Return copies of the entity and relation vectors."""
+def vectors(model: ERModel) -> tuple[Complex[Tensor, "E d"], Complex[Tensor, "R d"]]:
+    """Return the entity and relation vectors as they stand: not copied, and changed by the next step."""
     with torch.no_grad():
         entities, relations = model.entity_representations[0](None), model.relation_representations[0](None)
-        return entities.detach().clone(), relations.detach().clone()
+        return entities.detach(), relations.detach()
 
 
 def choose(
-    rotate: Rotate, model: ERModel, facts: Facts, progress: Progress, best: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Evaluate on the validation facts, note it in `progress`, and return the better vectors."""
+    rotate: Rotate, model: ERModel, facts: Facts, progress: Progress, best: tuple[Tensor, ...]
+) -> None:
+    """Evaluate on the validation facts, note it in `progress`, and write better vectors over `best`."""
     now = vectors(model)
     mrr = rank(rotate, now, facts, facts.valid)["filtered"]["mrr"] if len(facts.valid) else math.nan
     if len(facts.valid):
@@ -234,10 +189,11 @@ def choose(
         logger.info("epoch %d: validation MRR %.4f", progress.epoch, mrr)
     if mrr <= progress.best_mrr:
         progress.waited += 1
-        return best
+        return
     progress.best_epoch, progress.waited = progress.epoch, 0
     progress.best_mrr = mrr if len(facts.valid) else progress.best_mrr
-    return now
+    for kept, better in zip(best, now, strict=True):
+        kept.copy_(better)
 
 
 def rank(
@@ -248,7 +204,7 @@ def rank(
     report: Callable[[int], object] = lambda _: None,
 ) -> dict[str, dict[str, float]]:
     """Return the figures of both evaluators on `asked`; all of `facts` are known."""
-    known = torch.cat([torch.from_numpy(part) for part in (facts.train, facts.valid, facts.test)]).numpy()
+    known = np.concatenate([facts.train, facts.valid, facts.test])
     with torch.no_grad():
         return evaluate(
             *trained,

@@ -21,7 +21,8 @@ ROUNDS = 6
 """Rounds of each 2-means."""
 
 Found = tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]
-Pool = Callable[[Float[Tensor, "B Q c"]], Float[Tensor, "B c"]]
+Pool = Callable[[Float[Tensor, "B Q c"], Float[Tensor, "B Q"]], Float[Tensor, "B c"]]
+"""Makes one score of a candidate's inner products with a row's queries, and the weight of each query."""
 
 GATHERED = 1 << 27
 """Numbers of candidates' keys that are gathered at a time: half a gibibyte in float32."""
@@ -65,41 +66,57 @@ class Tree:
 
         Where fewer than n are left, row 0 with the score -inf stands for the rest; n is cut to M.
         """
-        return self.descend(queries[:, None], n, lambda logits: logits[:, 0])
+        return self.descend(queries[:, None], torch.ones_like(queries[:, :1]), n, _alone)
 
-    def descend(self, queries: Float[Tensor, "B Q P"], n: int, pool: Pool) -> Found:
+    def descend(
+        self, queries: Float[Tensor, "B Q P"], weight: Float[Tensor, "B Q"], n: int, pool: Pool
+    ) -> Found:
         """Return the n best keys for several queries together.
 
         Args:
             queries: a row's queries, of all heads and tokens.
+            weight: of each query, for `pool`.
             n: k_L; where fewer are left, row 0 with the score -inf stands for the rest.
-            pool: makes one score of a candidate's inner products with the row's queries, at every level.
+            pool: scores the candidates, at every level.
         """
         queries = queries.to(self.leaves.dtype)
         widest = max(self.roots_kept * self.roots.below.shape[1], self.inner_kept * self.inner.below.shape[1])
         rows = max(1, GATHERED // (min(widest, len(self.leaves)) * queries.shape[-1]))
-        parts = [self._descend(queries[i : i + rows], n, pool) for i in range(0, max(len(queries), 1), rows)]
+        starts = range(0, max(len(queries), 1), rows)
+        parts = [self._descend(queries[i : i + rows], weight[i : i + rows], n, pool) for i in starts]
         best, found = zip(*parts, strict=True)
         return torch.cat(best), torch.cat(found)
 
-    def _descend(self, queries: Float[Tensor, "B Q P"], n: int, pool: Pool) -> Found:
+    def _descend(
+        self, queries: Float[Tensor, "B Q P"], weight: Float[Tensor, "B Q"], n: int, pool: Pool
+    ) -> Found:
         roots = torch.arange(len(self.roots.keys), device=queries.device).expand(len(queries), -1)
-        inner = _below(queries, self.roots, roots, self.roots_kept, pool)
-        leaves = _below(queries, self.inner, inner, self.inner_kept, pool)
+        inner = _below(queries, weight, self.roots, roots, self.roots_kept, pool)
+        leaves = _below(queries, weight, self.inner, inner, self.inner_kept, pool)
         wanted = min(n, len(self.leaves))
         logits = torch.einsum("bqp,bcp->bqc", queries, _at(self.leaves, leaves))
-        best, rows = _best(logits, leaves, wanted, pool)
+        best, rows = _best(logits, weight, leaves, wanted, pool)
         missing = wanted - rows.shape[1]
         return F.pad(best.float(), (0, missing), value=-torch.inf), F.pad(rows.clamp(min=0), (0, missing))
 
 
+def _alone(logits: Float[Tensor, "B Q c"], weight: Float[Tensor, "B Q"]) -> Float[Tensor, "B c"]:
+    """Return the scores that the only query gives."""
+    return logits[:, 0]
+
+
 def _below(
-    queries: Float[Tensor, "B Q P"], level: Level, rows: Int[Tensor, "B c"], kept: int, pool: Pool
+    queries: Float[Tensor, "B Q P"],
+    weight: Float[Tensor, "B Q"],
+    level: Level,
+    rows: Int[Tensor, "B c"],
+    kept: int,
+    pool: Pool,
 ) -> Int[Tensor, "B k"]:
     """Return what the best `kept` of each row's own clusters of a level hold; -1 where there is none."""
     logits = torch.einsum("bqp,bcp->bqc", queries, _at(level.keys, rows))
     reach = queries.norm(dim=-1, keepdim=True) * _at(level.reach, rows)[:, None]
-    _, best = _best(logits + reach, rows, kept, pool)
+    _, best = _best(logits + reach, weight, rows, kept, pool)
     return _at(level.below, best).masked_fill(best[..., None] < 0, -1).flatten(1)
 
 
@@ -108,13 +125,16 @@ def _at(values: Tensor, rows: Int[Tensor, "B c"]) -> Tensor:
 
 
 def _best(
-    logits: Float[Tensor, "B Q c"], rows: Int[Tensor, "B c"], kept: int, pool: Pool
+    logits: Float[Tensor, "B Q c"],
+    weight: Float[Tensor, "B Q"],
+    rows: Int[Tensor, "B c"],
+    kept: int,
+    pool: Pool,
 ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
     """Return the best `kept` of each row's own `rows`; a row of -1 scores -inf and stays -1."""
     none = rows < 0
-    scores = pool(logits.masked_fill(none[:, None], torch.finfo(logits.dtype).min)).masked_fill(
-        none, -torch.inf
-    )
+    logits = logits.masked_fill(none[:, None], torch.finfo(logits.dtype).min)
+    scores = pool(logits, weight).masked_fill(none, -torch.inf)
     best, places = scores.topk(min(kept, rows.shape[1]), dim=-1)
     return best, rows.gather(1, places)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -157,9 +158,8 @@ class FactsBeside:
 
     def _descend(self, queries: Float[Tensor, "B Q P"], weight: Float[Tensor, "B Q"]) -> Found:
         assert self.pruning is not None
-        return self.pruning.tree.descend(
-            queries, self.pruning.leaves, lambda logits: pooled(logits, weight, self.pooling)
-        )
+        pool = partial(pooled, how=self.pooling)
+        return self.pruning.tree.descend(queries, weight, self.pruning.leaves, pool)
 
     def _chosen(
         self, folded: Float[Tensor, "B H T P"], best: Float[Tensor, "B n"], rows: Int[Tensor, "B n"]

@@ -18,6 +18,7 @@ SPLITS = {
     "unseen_relation": "relations never trained on",
     "two_hop": "entities never trained on, over two facts",
     "unanswerable": "no fact answers; right means refused",
+    "checked": "human questions whose facts were checked by hand",
     "unchanged": "slots that the update leaves alone, before it",
     "updated": "slots whose value changed, after the update",
     "added": "slots that the update added",

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -149,16 +150,17 @@ def ledger(root: Path) -> str:
         of_issue = [row for row in rows if row["issue"] == issue]
         short = [row for row in of_issue if not row["holds"]]
         lines.append(f"- {issue}: {len(of_issue) - len(short)} of {len(of_issue)} figures hold.")
-        lines += [
-            f"  - Open, line {row['line']}: {row['target']}; measured {row['figure']['value']:.4g}. "
-            f"{row.get('reason', 'no reason given')}"
-            for row in short
-            if row["figure"]["value"] is not None
-        ]
+        measured = [row for row in short if row["figure"]["value"] is not None]
+        for line, rows_of in groupby(measured, key=lambda row: row["line"]):
+            told = [
+                f"{row['target']}; measured {row['figure']['value']:.4g}. {row.get('reason', 'no reason')}"
+                for row in rows_of
+            ]
+            lines.append(f"  - Open, line {line}: {'. '.join(told)}")
         unknown = [row for row in short if row["figure"]["value"] is None]
         if unknown:
-            told = (f"line {row['line']}, {row['target']} ({row['reason']})" for row in unknown)
-            lines.append(f"  - Open, not measured: {'; '.join(told)}.")
+            named = (f"line {row['line']}, {row['target']} ({row['reason']})" for row in unknown)
+            lines.append(f"  - Open, not measured: {'; '.join(named)}.")
     return "\n".join(lines)
 
 

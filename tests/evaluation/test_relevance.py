@@ -1,7 +1,12 @@
 """BERTScore against its definition, pair by pair, and what a judge's reply is taken for."""
 
+from copy import copy
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from pipeline.evaluation.relevance import Opinion, TokenStates, bertscores, best, judged, parsed
 from pipeline.weights import Encoder
@@ -50,6 +55,21 @@ def test_states_are_those_of_the_text_alone_without_what_the_tokenizer_adds(
 
 def test_nothing_said_is_worth_nothing(states: TokenStates) -> None:
     assert bertscores(states, ["", "euro"], ["euro", ""]) == [(0.0, 0.0, 0.0)] * 2
+
+
+@given(seed=st.integers(0, 10**6), said=st.integers(1, 3), right=st.integers(1, 3))
+def test_the_mean_lies_between_its_parts_and_is_0_where_one_is_not_positive(
+    states: TokenStates, seed: int, said: int, right: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    rows = [F.normalize(torch.randn(n, 2, generator=draw), dim=-1) for n in (said, right)]
+    drawn = copy(states)
+    drawn._known = dict(zip(("said", "right"), rows, strict=True))
+    [(precision, recall, mean)] = bertscores(drawn, ["said"], ["right"])
+    if min(precision, recall) > 0:
+        assert min(precision, recall) - 1e-6 <= mean <= max(precision, recall) + 1e-6
+    else:
+        assert mean == 0.0
 
 
 def test_the_best_of_the_right_answers_counts(states: TokenStates) -> None:

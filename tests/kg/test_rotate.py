@@ -19,6 +19,7 @@ from pipeline.kg.rotate import (
     distances,
     real_then_imaginary,
     rotated,
+    shared_distances,
 )
 from tests.rotations import CONF, laptop
 
@@ -51,7 +52,7 @@ def test_every_form_of_the_score_is_slow_complex_arithmetic(norm: str, side: str
     given = entities[facts[:, 0 if side == "tail" else 2]]
     queries = rotated(given, relations[facts[:, 1]], side)
     matrix = distances(queries, entities, norm)
-    own = candidate_scores(queries, entities, torch.arange(6).expand(3, 6), norm)
+    own = candidate_scores(queries, entities.expand(3, 6, 5), norm)
     library = (model.score_t(facts[:, :2]) if side == "tail" else model.score_h(facts[:, 1:])).detach()
     for row, (head, relation, tail) in enumerate(facts.tolist()):
         for candidate in range(6):
@@ -62,6 +63,19 @@ def test_every_form_of_the_score_is_slow_complex_arithmetic(norm: str, side: str
             assert matrix[row, candidate].item() == pytest.approx(slow, abs=1e-4)
             assert -own[row, candidate].item() == pytest.approx(slow, abs=1e-4)
             assert -library[row, candidate].item() == pytest.approx(slow, abs=1e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("sharing", [1, 3, 4, 8, 20])
+def test_the_distances_of_groups_are_those_to_the_candidates_of_each(norm: str, sharing: int) -> None:
+    queries = some_vectors(8, 5)
+    groups = -(-8 // sharing)
+    candidates = some_vectors(groups * 6, 5, seed=2).view(groups, 6, 5)
+    found = shared_distances(queries, candidates, sharing, norm)
+    assert found.shape == (8, 6)
+    for row, query in enumerate(queries):
+        expected = distances(query[None], candidates[row // sharing], norm)[0]
+        assert torch.allclose(found[row], expected, atol=1e-4)
 
 
 def test_the_l1_norm_is_not_what_pykeen_computes_by_default() -> None:
@@ -143,7 +157,17 @@ def test_every_choice_is_complete(choice: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"optimizer": "sgdd"}, "rotate.optimizer must be one of adam, adagrad, not 'sgdd'"),
+        ({"optimizer": "sgdd"}, "rotate.optimizer must be one of adam, adagrad, rowwise_adagrad, not 'sgdd'"),
+        ({"updates": "row"}, "rotate.updates must be one of dense, rows, not 'row'"),
+        ({"sharing": 0}, "rotate.sharing must be at least 1, not 0"),
+        (
+            {"updates": "rows", "trainer": "one_vs_all"},
+            "rotate.updates must be dense for rotate.trainer one_vs_all.*choose shared or self_adversarial",
+        ),
+        (
+            {"optimizer": "rowwise_adagrad"},
+            "rowwise_adagrad needs rotate.updates rows; for dense take adagrad",
+        ),
         ({"norm": "l3"}, "rotate.norm must be one of l1, l2, squared, not 'l3'"),
         ({"device": "tpu"}, "rotate.device must be one of auto, cpu, cuda, not 'tpu'"),
         ({"dimension": 0}, "rotate.dimension must be at least 1, not 0"),

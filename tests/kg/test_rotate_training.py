@@ -1,5 +1,6 @@
 """The training loop: it learns, it resumes to the same bytes, and its losses are the direct ones."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import torch
 
 from pipeline.config import UserError
 from pipeline.kg.linkprediction import hold_out
-from pipeline.kg.rotate import build, distances, rotated
-from pipeline.kg.rotate_training import Facts, batch_loss, fingerprint, pick_device, rank, side_loss, train
+from pipeline.kg.rotate import build
+from pipeline.kg.rotate_rows import ROW_OPTIMIZERS
+from pipeline.kg.rotate_training import Facts, batches, fingerprint, pick_device, rank, train
 from tests.rotations import laptop, ring
 
-TRAINERS = ("self_adversarial", "shared", "one_vs_all")
+SAMPLED = ("self_adversarial", "shared")
+TRAINERS = (*SAMPLED, "one_vs_all")
 
 
 def small(**changes: object):
@@ -62,15 +65,18 @@ def test_training_finds_facts_that_follow_by_composition(trainer: str, norm: str
     assert torch.allclose(trained.relations.abs(), torch.ones(1), atol=1e-5)
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize(
+    ("trainer", "updates", "optimizer"),
+    [
+        *itertools.product(TRAINERS, ["dense"], ["adam", "adagrad"]),
+        *itertools.product(SAMPLED, ["rows"], ROW_OPTIMIZERS),
+    ],
+)
 def test_a_killed_run_resumes_to_the_bytes_of_one_that_was_not(
-    tmp_path: Path, trainer: str, optimizer: str
+    tmp_path: Path, trainer: str, updates: str, optimizer: str
 ) -> None:
-    facts, rotate = (
-        graph(),
-        small(trainer=trainer, optimizer=optimizer, epochs=6, evaluate_every=2, dropout=0.1),
-    )
+    kind = {"trainer": trainer, "updates": updates, "optimizer": optimizer, "dropout": 0.1}
+    facts, rotate = graph(), small(epochs=6, evaluate_every=2, **kind)
     whole = train(rotate, facts, seed=3)
     checkpoint = tmp_path / "run.pt"
 
@@ -90,6 +96,28 @@ def test_a_killed_run_resumes_to_the_bytes_of_one_that_was_not(
     assert torch.equal(resumed.relations, whole.relations)
     assert resumed.progress.losses == whole.progress.losses
     assert resumed.progress.validation == whole.progress.validation
+
+
+@pytest.mark.parametrize("trainer", SAMPLED)
+def test_training_by_rows_is_training_by_all_entities(trainer: str) -> None:
+    by_row, dense = (
+        train(small(trainer=trainer, optimizer="adagrad", epochs=4, updates=updates), graph(), seed=0)
+        for updates in ("rows", "dense")
+    )
+    assert torch.allclose(by_row.entities, dense.entities, atol=1e-3)
+    assert torch.allclose(by_row.relations, dense.relations, atol=1e-3)
+    assert by_row.progress.losses == pytest.approx(dense.progress.losses, rel=1e-3)
+
+
+def test_an_epoch_holds_every_fact_once_in_an_order_of_its_own() -> None:
+    triples = torch.from_numpy(ring())
+    parts = [list(batches(triples, 10, seed, epoch)) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert [len(part) for part in parts[0]] == [10] * 7 + [2]
+    first, again, *others = (torch.cat(part) for part in parts)
+    assert torch.equal(first, again)
+    for other in others:
+        assert not torch.equal(first, other)
+        assert sorted(other.tolist()) == sorted(triples.tolist())
 
 
 def test_another_seed_gives_other_vectors() -> None:
@@ -119,56 +147,6 @@ def test_a_budget_of_seconds_stops_training() -> None:
     assert 0.3 <= trained.progress.seconds < 5
     assert trained.progress.epoch < 10**6
     assert len(trained.progress.validation) == 1
-
-
-def negative_losses(scores: torch.Tensor, margin: float, temperature: float) -> torch.Tensor:
-    weights = (temperature * scores).softmax(dim=1)
-    return (weights * torch.nn.functional.logsigmoid(-scores - margin)).sum(dim=1)
-
-
-@pytest.mark.parametrize("norm", ["l1", "l2", "squared"])
-def test_each_loss_is_the_one_written_out(norm: str) -> None:
-    entities = torch.randn(6, 4, dtype=torch.cfloat, generator=torch.Generator().manual_seed(0))
-    relations = torch.tensor([[1j, -1, 1, -1j]] * 3)
-    queries, answers = rotated(entities[:3], relations, "tail"), torch.tensor([3, 4, 5])
-    every = -distances(queries, entities, norm)
-    gold = every[torch.arange(3), answers]
-    for trainer in TRAINERS:
-        rotate = small(trainer=trainer, norm=norm, dimension=4)
-        model = build(rotate, 6, 1, seed=0)
-        loss = side_loss(rotate, model, entities, queries, answers, torch.Generator().manual_seed(1))
-        generator = torch.Generator().manual_seed(1)
-        if trainer == "one_vs_all":
-            expected = (every.logsumexp(dim=1) - gold).mean()
-        else:
-            shape = (8,) if trainer == "shared" else (3, 8)
-            drawn = torch.randint(6, shape, generator=generator).expand(3, 8)
-            positive = torch.nn.functional.logsigmoid(rotate.margin + gold).mean()
-            negative = negative_losses(
-                every.gather(1, drawn), rotate.margin, rotate.adversarial_temperature
-            ).mean()
-            expected = -(positive + negative) / 2
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_regularisation_is_the_sum_of_cubed_moduli_of_both_ends() -> None:
-    batch = torch.from_numpy(ring()[:4])
-    model = build(small(trainer="one_vs_all"), 24, 3, seed=0)
-    plain, heavy = (
-        batch_loss(small(trainer="one_vs_all", regularisation=weight), model, batch, torch.Generator())
-        for weight in (0.0, 2.0)
-    )
-    ends = model.entity_representations[0](batch[:, [0, 2]]).abs().pow(3).sum(dim=(1, 2)).mean()
-    assert (heavy - plain).item() == pytest.approx(2 * ends.item(), rel=1e-4)
-
-
-@pytest.mark.parametrize("trainer", TRAINERS)
-def test_gradients_reach_entities_and_relations(trainer: str) -> None:
-    rotate = small(trainer=trainer, inverse_relations=True)
-    model = build(rotate, 24, 3, seed=0)
-    batch_loss(rotate, model, torch.from_numpy(ring()), torch.Generator().manual_seed(0)).backward()
-    for parameter in model.parameters():
-        assert (parameter.grad.abs().sum(dim=1) > 0).all()
 
 
 def test_the_fingerprint_changes_with_the_configuration_the_facts_and_the_seed() -> None:

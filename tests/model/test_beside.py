@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.memory import tree as tree_module
 from pipeline.memory.tree import build_tree
 from pipeline.model.beside import (
     Bank,
@@ -127,6 +128,18 @@ def test_a_tree_that_prunes_nothing_is_flat_at_every_size(reader: Reader, count:
     flat = logits(reader, QUESTIONS, count=count, block=4096)
     found = logits(reader, QUESTIONS, count=count, pruning=Pruning(tree, count))
     for row, other in zip(flat, found, strict=True):
+        torch.testing.assert_close(other, row, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["softmax", "mean"])
+def test_a_tree_descended_in_parts_reads_what_it_does_at_once(
+    reader: Reader, pooling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = beside(reader, reader.tokens(QUESTIONS).mask)
+    pruning = Pruning(build_tree(facts.bank.keys * facts.scale[:, None], 2, 2), 2)
+    whole = logits(reader, QUESTIONS, pruning=pruning, pooling=pooling)
+    monkeypatch.setattr(tree_module, "GATHERED", 1)  # each question alone
+    for row, other in zip(whole, logits(reader, QUESTIONS, pruning=pruning, pooling=pooling), strict=True):
         torch.testing.assert_close(other, row, rtol=1e-3, atol=1e-4)
 
 

@@ -80,7 +80,7 @@ def project(tmp_path):
     short = row | {"holds": False, "reason": "a bad day"}
     unknown = short | {"line": 3, "target": "fast", "figure": {"path": "b", "value": None}}
     (tmp_path / "reports" / "acceptance.json").write_text(
-        json.dumps([row, short, unknown, row | {"issue": "second"}])
+        json.dumps([row, short, short | {"target": "≥ 80 %"}, unknown, row | {"issue": "second"}])
     )
     (tmp_path / "dvc.yaml").write_text(
         "stages: {a: {deps: [x.py], outs: [A]},"
@@ -109,7 +109,8 @@ def test_blocks_are_filled_once_and_for_all(project):
     assert "codex" not in after
     assert "| method | wording | 10 facts | 1,000 facts |" in after
     assert "| other | key | 90.0 [80.0, 95.0] | — |" in after
-    assert "- first: 1 of 3 figures hold.\n  - Open, line 2: ≥ 90 %; measured 0.5. a bad day\n" in after
+    short = "≥ 90 %; measured 0.5. a bad day. ≥ 80 %; measured 0.5. a bad day"
+    assert f"- first: 1 of 4 figures hold.\n  - Open, line 2: {short}\n" in after
     assert "\n  - Open, not measured: line 3, fast (a bad day).\n" in after
     assert after.index("- first") < after.index("- second: 1 of 1")
     assert '  b["b<br/>m, n"]' in after
