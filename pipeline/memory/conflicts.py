@@ -2,9 +2,9 @@
 
 Two periods of different facts conflict where they overlap. That time goes to
 
-1. the one of the better source;
-2. else the one that is certain of it: an unknown end gives way to a later start, an unknown start to an
-   earlier end;
+1. the one that is certain of it: an unknown end gives way to a later start, an unknown start to an earlier
+   end (a start that a fact has from the day of its writing alone is not certain);
+2. else the one of the better source;
 3. else the one that is written now.
 
 The other one keeps what is left of its period.
@@ -79,13 +79,13 @@ class Record:
         """
         claim, others, known = self._placed(claimed, self._of(key))
         if any(given and given != taken for given, taken in zip(claimed[:2], claim[:2], strict=True)):
-            self.outcome.lost[key] = Loss(key, self._why(claimed, claim))
+            self.outcome.lost[key] = Loss(key, self._trusted(claim, claimed))
         kept = [claim]
         if beside is not None:
             found = (rival for rival in self._slot(*key[:2]) if rival not in beside)
             rivals = {rival: self._of(rival) for rival in found}
             wanted = self._wanted(claimed, claim, rivals)
-            kept = self._contest(key, claim if known else wanted, wanted, rivals)
+            kept = self._contest(key, claim if known else wanted, wanted, bool(claimed.start), rivals)
         self.outcome.periods[key] = sorted([*others, *kept], key=lambda period: period.first)
 
     def _placed(self, claimed: Period, own: Periods) -> tuple[Period, list[Period], bool]:
@@ -131,14 +131,17 @@ class Record:
         return claim._replace(start=self._on) if now and held else claim
 
     def _contest(
-        self, key: Key, claim: Period, wanted: Period, rivals: Mapping[Key, Periods]
+        self, key: Key, claim: Period, wanted: Period, stated: bool, rivals: Mapping[Key, Periods]
     ) -> list[Period]:
-        """Cut the rivals by what a fact gets of the part `wanted` of its claim; return what it has then."""
+        """Cut the rivals by what a fact gets of the part `wanted` of its claim; return what it has then.
+
+        `stated` says whether the claim came with a start.
+        """
         kept, gained = [claim], [wanted]
         for rival, period in _latest_first(rivals):
-            if period.overlaps(wanted) and not self._yields(period, wanted):
+            if period.overlaps(wanted) and (why := self._against(period, wanted, stated)):
                 if claim.start or period.last > self._day:  # an unknown start claims nothing of the past
-                    self.outcome.lost[key] = Loss(rival, self._why(wanted, period))
+                    self.outcome.lost[key] = Loss(rival, why)
                 kept = [part for piece in kept for part in piece.minus(wanted.common(period), self._day)]
                 gained = [part for piece in gained for part in piece.minus(period, self._day)]
         for rival, periods in rivals.items():
@@ -151,20 +154,24 @@ class Record:
                     self.outcome.superseded.append(rival)
         return kept
 
-    def _yields(self, held: Period, claim: Period) -> bool:
-        """Return whether a period on record gives way to one that is written."""
-        ranks = self.rank(held.source), self.rank(claim.source)
-        if ranks[0] != ranks[1]:
-            return ranks[0] > ranks[1]
-        later = not claim.end and claim.first < held.first
-        earlier = not claim.start and held.last < claim.last
-        return not (later or earlier)
+    def _against(self, held: Period, claim: Period, stated: bool) -> str:
+        """Return why a period on record stands against one that is written; nothing where it gives way."""
+        if _certain(claim, held, stated):
+            return ""
+        if _certain(held, claim, held.begins):
+            unknown = "start" if claim.end else "end"
+            return f"dated {held}, while the {unknown} of what was written is unknown"
+        return self._trusted(held, claim) if self.rank(held.source) < self.rank(claim.source) else ""
 
-    def _why(self, claim: Period, held: Period) -> str:
-        if self.rank(held.source) != self.rank(claim.source):
-            return f"of the source {held.source!r}, which memory.sources ranks above {claim.source!r}"
-        unknown = "start" if claim.end else "end"
-        return f"dated {held}, while the {unknown} of what was written is unknown"
+    def _trusted(self, held: Period, claim: Period) -> str:
+        return f"of the source {held.source!r}, which memory.sources ranks above {claim.source!r}"
+
+
+def _certain(one: Period, other: Period, stated: bool) -> bool:
+    """Return whether `one` has a bound where `other` has none; `stated` says whether one's start counts."""
+    later = stated and not other.end and other.first < one.first
+    earlier = not other.start and one.last < other.last
+    return later or earlier
 
 
 def _latest_first(rivals: Mapping[Key, Periods]) -> Iterator[tuple[Key, Period]]:

@@ -63,6 +63,11 @@ class Period(NamedTuple):
         return day(self.end) if self.end else AFTER_ALL
 
     @property
+    def begins(self) -> bool:
+        """Whether its start is known, and more than the day on which it was written."""
+        return bool(self.start) and not (self.on and self.first == day(self.on))
+
+    @property
     def plain(self) -> bool:
         """Whether it says no more than that the fact holds."""
         return not (self.start or self.end or self.source)

@@ -7,7 +7,7 @@ a set of days in a row.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pipeline.memory.dates import Period
+from pipeline.memory.dates import Period, full
 from pipeline.memory.facts import Fact, Key
 from tests.memory.small import fact
 
@@ -45,6 +45,8 @@ class Known:
 
     days: frozenset[int]
     source: str
+    on: int
+    """Day of writing."""
 
     @property
     def first(self) -> int:
@@ -92,8 +94,8 @@ class Reference:
     def periods(self, key: Key) -> list[tuple[str, str, str]]:
         return [
             (
-                date(period.first) if period.first else "",
-                date(period.last + 1) if period.last < LAST else "",
+                full(date(period.first)) if period.first else "",
+                full(date(period.last + 1)) if period.last < LAST else "",
                 period.source,
             )
             for period in self.facts.get(key, [])
@@ -126,7 +128,7 @@ class Reference:
             periods = [period for periods in rivals.values() for period in periods]
             gained = [wanted]
             for period in sorted(periods, key=lambda period: -period.last):
-                if period.days & wanted.days and self._stronger(period, wanted):
+                if period.days & wanted.days and not self._gives_way(period, wanted, claim):
                     common = period.days & wanted.days
                     kept = [part for piece in kept for part in piece.without(common, self.now)]
                     gained = [part for piece in gained for part in piece.without(period.days, self.now)]
@@ -163,20 +165,30 @@ class Reference:
             days = frozenset(day for day in days if day <= met[0].last)
             met = [period for period in own if period.days & days]
         if not met:
-            return Known(days, claim.source), own, again
+            return Known(days, claim.source, self.now), own, again
         best = min(met, key=lambda period: self.rank(period.source))
         same = best.days == days and claim.source in ("", best.source)
         if same or self.rank(best.source) < self.rank(claim.source):
             return best, [period for period in own if period is not best], True
-        return Known(days, claim.source), [period for period in own if period not in met], True
+        return Known(days, claim.source, self.now), [period for period in own if period not in met], True
 
-    def _stronger(self, held: Known, claim: Known) -> bool:
-        if self.rank(held.source) != self.rank(claim.source):
-            return self.rank(held.source) < self.rank(claim.source)
-        endless, beginless = LAST in claim.days, 0 in claim.days
-        return (endless and held.first > claim.first) or (beginless and held.last < claim.last)
+    def _gives_way(self, held: Known, wanted: Known, claim: Claim) -> bool:
+        if surer(wanted, held, claim.start > 0):
+            return True
+        if surer(held, wanted, held.first != held.on):
+            return False
+        return self.rank(wanted.source) <= self.rank(held.source)
+
+
+def surer(one: Known, other: Known, begins: bool) -> bool:
+    """Return whether `one` has a start or an end where `other` goes on for lack of one."""
+    return (begins and LAST in other.days and other.first < one.first) or (
+        0 in other.days and one.last < other.last
+    )
 
 
 def as_known(periods: Iterable[Period]) -> list[tuple[str, str, str]]:
-    """Return periods as `Reference.periods` does."""
-    return [(period.start, period.end, period.source) for period in periods]
+    """Return periods as `Reference.periods` does, to the day: bounds may come from the dates of changes."""
+    return [
+        (full(start) if start else "", full(end) if end else "", source) for start, end, source, _ in periods
+    ]
