@@ -56,6 +56,10 @@ class Chronicle:
         """Return the facts of a slot that have periods."""
         return sorted(self._slots.get((head, relation), ()))
 
+    def knows(self, head: int, relation: int) -> bool:
+        """Return whether a fact of a slot has periods."""
+        return bool(self._slots.get((head, relation)))
+
     def shown(self, row: int) -> Period:
         """Return the period of a fact that counts now: the present one, else the last."""
         periods = self._periods.get(row)

@@ -10,7 +10,7 @@ Two periods of different facts conflict where they overlap. That time goes to
 The other one keeps what is left of its period.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,7 +42,6 @@ class Record:
 
     Args:
         periods: of a fact; none where it isn't known.
-        slot: the facts of a slot that are known.
         sources: names, best first; others rank alike, below.
         on: date of the change.
     """
@@ -50,12 +49,10 @@ class Record:
     def __init__(
         self,
         periods: Callable[[Key], Periods],
-        slot: Callable[[str, str], Sequence[Key]],
         sources: Sequence[str],
         on: str,
     ) -> None:
         self._known = periods
-        self._slot = slot
         self._ranks: Mapping[str, int] = {name: place for place, name in enumerate(sources)}
         self._on = on
         self._day = day(on)
@@ -69,21 +66,20 @@ class Record:
         """Return the place of a source among all, from 0 for the best."""
         return self._ranks.get(source, len(self._ranks))
 
-    def write(self, key: Key, claimed: Period, beside: Set[Key] | None) -> None:
+    def write(self, key: Key, claimed: Period, against: Sequence[Key]) -> None:
         """Take in that a fact holds for a period.
 
         Args:
             key: the fact.
             claimed: as it was given.
-            beside: facts that may hold at the same time, itself among them; None for all.
+            against: known facts that may not hold at the same time.
         """
         claim, others, known = self._placed(claimed, self._of(key))
         if any(given and given != taken for given, taken in zip(claimed[:2], claim[:2], strict=True)):
             self.outcome.lost[key] = Loss(key, self._trusted(claim, claimed))
         kept = [claim]
-        if beside is not None:
-            found = (rival for rival in self._slot(*key[:2]) if rival not in beside)
-            rivals = {rival: self._of(rival) for rival in found}
+        if against:
+            rivals = {rival: self._of(rival) for rival in against}
             wanted = self._wanted(claimed, claim, rivals)
             kept = self._contest(key, claim if known else wanted, wanted, bool(claimed.start), rivals)
         self.outcome.periods[key] = sorted([*others, *kept], key=lambda period: period.first)

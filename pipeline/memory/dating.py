@@ -71,14 +71,16 @@ def settled(change: Change, facts: Sequence[Fact], supersede: bool, on: str, mem
     Raises:
         UserError: a date of a fact is none, or its end is not after its start.
     """
-    record = Record(memory.periods, memory.recorded, memory.settings.sources, on)
+    record = Record(memory.periods, memory.settings.sources, on)
     outcome = record.outcome
-    beside = frozenset(fact.key for fact in facts) if supersede else None
+    beside = frozenset(fact.key for fact in facts)
     came: list[Key] = []
     new = {fact.key for fact in facts if fact.dated}
     for fact in facts:
-        if supersede or fact.key in new or memory.dated(fact.key):
-            record.write(fact.key, fact.period(on), beside)
+        slot = memory.recorded(*fact.key[:2]) if supersede else ()
+        against = [key for key in slot if key not in beside]
+        if against or fact.key in new or memory.dated(fact.key):
+            record.write(fact.key, fact.period(on), against)
         else:
             came.append(fact.key)
     went = list(change.removed)

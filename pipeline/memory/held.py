@@ -81,15 +81,25 @@ class HeldFacts:
 
     def known(self, key: Key) -> int | None:
         """Return the id of a fact that holds or has a period, None where there is none with that key."""
-        if not (key[0] in self.entities and key[1] in self.relations and key[2] in self.entities):
+        head, relation, tail = (
+            self.entities.find(key[0]),
+            self.relations.find(key[1]),
+            self.entities.find(key[2]),
+        )
+        if head is None or relation is None or tail is None:
             return None
         with self._state:
-            row = self._facts.known(self._triple(key))
+            row = self._facts.known((head, relation, tail))
             return row if row is not None and (row in self.chronicle or self._facts.holds(row)) else None
 
     def dated(self, key: Key) -> bool:
         """Return whether dates or sources of a fact are known."""
-        return len(self.chronicle) > 0 and (row := self.known(key)) is not None and row in self.chronicle
+        if not len(self.chronicle):
+            return False
+        slot = self.entities.find(key[0]), self.relations.find(key[1])
+        if slot[0] is None or slot[1] is None or not self.chronicle.knows(slot[0], slot[1]):
+            return False  # most facts, which need not be looked for
+        return (row := self.known(key)) is not None and row in self.chronicle
 
     def periods(self, key: Key) -> Periods:
         """Return when a fact holds: an unbounded period where no date is known, none where the fact isn't."""

@@ -1,7 +1,7 @@
 """The knowledge memory: facts that can be searched by a question and changed while it is in use."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -79,14 +79,23 @@ class KnowledgeMemory(HeldFacts):
             if not (replace or on or len(self.chronicle) or any(fact.dated for fact in facts)):
                 return Receipt(self._commit(change)[0], *new)
             made = settled(change, facts, replace, date_of(on, self), self)
-            self._commit(made.change)
-            return self._receipt(made, change.written, new)
+            rows = dict(zip(made.change.written, self._commit(made.change)[0], strict=True))
+            return self._receipt(made, rows, change.written, new)
 
-    def _receipt(self, made: Settled, facts: Sequence[Key] = (), new: tuple[int, int] = (0, 0)) -> Receipt:
-        """Return the receipt for a change that was carried out to these facts."""
+    def _receipt(
+        self,
+        made: Settled,
+        found: Mapping[Key, int] | None = None,
+        facts: Sequence[Key] = (),
+        new: tuple[int, int] = (0, 0),
+    ) -> Receipt:
+        """Return the receipt for a change that was carried out to these facts; `found` holds rows of some."""
+        known = dict(found or {})
 
-        def rows(keys: Iterable[Key]) -> list[int]:
-            return self._facts.place([self._triple(key) for key in keys])
+        def rows(keys: Collection[Key]) -> list[int]:
+            if others := [key for key in keys if key not in known]:
+                known.update(zip(others, self._facts.place(list(map(self._triple, others))), strict=True))
+            return [known[key] for key in keys]
 
         outcome = made.outcome
         with self._state:
