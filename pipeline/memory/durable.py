@@ -68,7 +68,7 @@ class DurableMemory(KnowledgeMemory):
             if generations.current(folder) is None:
                 first = cls(settings, encoder) if start is None else start
                 generations.begin(folder, 1, 1, encoder.name, first.lay_down)
-            generation = generations.current(folder)
+            generation = generations.upgraded(folder)
             assert generation is not None
             journal = Journal(generation.journal(folder), sync)
             memory = cls.open(folder, settings, encoder)

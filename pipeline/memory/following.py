@@ -9,6 +9,7 @@ from pipeline.memory import generations
 from pipeline.memory.changes import Change
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
+from pipeline.memory.replay import journaled
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 
@@ -50,7 +51,8 @@ class FollowingMemory(KnowledgeMemory):
                 self._take(held)
             return 1
         before = self._held.last
-        since, last = generations.journaled(self._folder, generation, self._names, before)
+        journal = generation.journal(self._folder)
+        since, last = journaled(journal, generation.first, self._names, before)
         if last is None or last == before:
             return 0
         KnowledgeMemory._commit(self, since)
