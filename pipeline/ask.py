@@ -65,10 +65,7 @@ def ask(words: Sequence[str]) -> str:
     changed = bool(given.upsert or given.delete)
     if not (given.question.strip() or given.experiments or changed):
         return parser.format_help()
-    if given.as_of and (changed or given.save):
-        raise UserError("--as-of: the past can't be changed; leave out --upsert, --delete and --save")
-    if given.facts and given.memory and not given.save:
-        raise UserError("--facts and --memory: give one of them, or --save to write the facts to that folder")
+    _check(given, changed)
     write = bool(given.save and given.memory and generations.current(given.memory))
     memory = given.memory if write or not given.facts else None
     session = Session.open(given.adapter, memory, given.facts, given.k, write)
@@ -98,6 +95,14 @@ def ask(words: Sequence[str]) -> str:
             plain["answer"] = asdict(parts["answer"])
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
     return _text(parts, changed)
+
+
+def _check(given: argparse.Namespace, changed: bool) -> None:
+    """Raise UserError where options don't go together."""
+    if given.as_of and (changed or given.save):
+        raise UserError("--as-of: the past can't be changed; leave out --upsert, --delete and --save")
+    if given.facts and given.memory and not given.save:
+        raise UserError("--facts and --memory: give one of them, or --save to write the facts to that folder")
 
 
 def _text(parts: dict[str, Any], changed: bool) -> str:

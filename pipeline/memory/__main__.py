@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def _changed(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]
 
 
 def _import(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]:
-    """Add the facts of a file, some at a time; where they supersede others, no two of a slot at once.
+    """Add the facts of a file.
 
     Raises:
         UserError: a line is no fact and `skip` isn't given; the facts before it are in the memory then.
@@ -156,28 +155,32 @@ def _import(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]:
                 count += 1
                 skipped.extend([f"{where}{error}"] if len(skipped) < SHOWN else [])
 
-    lines = named()
-    waiting: list[Fact] = []
-    written, more, fault = 0, True, None
-    while more:
-        chunk: list[Fact] = []
-        slots: set[tuple[str, str]] = set()
-        try:
-            for fact in islice(chain(waiting, lines), CHUNK):
-                if given.replace and fact.key[:2] in slots:
-                    waiting = [fact]
-                    break
-                chunk.append(fact)
-                slots.add(fact.key[:2])
-            else:
-                waiting = []
-        except UserError as error:
-            fault = error
-        more = bool(chunk) and fault is None
-        written += len(set(memory.upsert(chunk, given.replace, on=given.on).facts)) if chunk else 0
-    if fault is not None:
-        raise UserError(f"{fault} ({written} facts before it are in the memory)") from fault
+    written = 0
+    try:
+        for chunk in _chunks(named(), given.replace):
+            written += len(set(memory.upsert(chunk, given.replace, on=given.on).facts))
+    except UserError as error:
+        raise UserError(f"{error} ({written} facts before it are in the memory)") from error
     return {"imported": written, "skipped": count, "skipped_lines": skipped}
+
+
+def _chunks(lines: Iterable[Fact], apart: bool) -> Iterator[list[Fact]]:
+    """Yield facts, some at a time, where `apart` no two of a slot; an error of theirs comes behind them."""
+    chunk: list[Fact] = []
+    slots: set[tuple[str, str]] = set()
+    try:
+        for fact in lines:
+            if len(chunk) == CHUNK or (apart and fact.key[:2] in slots):
+                yield chunk
+                chunk, slots = [], set()
+            chunk.append(fact)
+            slots.add(fact.key[:2])
+    except UserError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
 
 
 def _search(memory: KnowledgeMemory, texts: TextEncoder, text: str, count: int) -> list[dict[str, Any]]:
