@@ -77,6 +77,8 @@ class Record:
         claim, others, known = self._placed(claimed, self._of(key))
         if any(given and given != taken for given, taken in zip(claimed[:2], claim[:2], strict=True)):
             self.outcome.lost[key] = Loss(key, self._trusted(claim, claimed))
+        elif claimed.covers(self._day) and not claim.covers(self._day):
+            self.outcome.lost[key] = Loss(key, f"on record from {claim}; delete it to write it anew")
         kept = [claim]
         if against:
             rivals = {rival: self._of(rival) for rival in against}
