@@ -1,7 +1,7 @@
 """What a change comes to on its date: conflicts are resolved, and facts begin and end."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pipeline.config import UserError
 from pipeline.memory.changes import Change
@@ -58,13 +58,25 @@ class Settled:
     """Facts whose end has come."""
 
 
-def settled(change: Change, facts: Sequence[Fact], supersede: bool, on: str, memory: HeldFacts) -> Settled:
+def rivals(facts: Sequence[Fact], memory: HeldFacts) -> dict[Key, list[Key]]:
+    """Return the facts that each of `facts` is to supersede, where there are any: the others of its slot."""
+    beside = {fact.key for fact in facts}
+    found: dict[Key, list[Key]] = {}
+    for fact in facts:
+        if others := [key for key in memory.recorded(fact.head, fact.relation) if key not in beside]:
+            found[fact.key] = others
+    return found
+
+
+def settled(
+    change: Change, facts: Sequence[Fact], against: Mapping[Key, Sequence[Key]], on: str, memory: HeldFacts
+) -> Settled:
     """Return what a change comes to.
 
     Args:
         change: new names, and facts that are removed.
         facts: those that are written.
-        supersede: whether they do so to others of their slots.
+        against: facts that some of them are to supersede.
         on: date of the change.
         memory: what is changed.
 
@@ -73,14 +85,11 @@ def settled(change: Change, facts: Sequence[Fact], supersede: bool, on: str, mem
     """
     record = Record(memory.periods, memory.settings.sources, on)
     outcome = record.outcome
-    beside = frozenset(fact.key for fact in facts)
     came: list[Key] = []
     new = {fact.key for fact in facts if fact.dated}
     for fact in facts:
-        slot = memory.recorded(*fact.key[:2]) if supersede else ()
-        against = [key for key in slot if key not in beside]
-        if against or fact.key in new or memory.dated(fact.key):
-            record.write(fact.key, fact.period(on), against)
+        if fact.key in against or fact.key in new or memory.dated(fact.key):
+            record.write(fact.key, fact.period(on), against.get(fact.key, ()))
         else:
             came.append(fact.key)
     went = list(change.removed)
@@ -100,7 +109,5 @@ def settled(change: Change, facts: Sequence[Fact], supersede: bool, on: str, mem
     turned = memory.chronicle.turning(day(on))
     ended, begun = ([key for key in map(memory.key, rows) if key not in touched] for rows in turned)
     dated = bool(periods) or len(memory.chronicle) > 0
-    made = replace(
-        change, written=[*came, *begun], removed=[*went, *ended], dated=periods, on=on if dated else ""
-    )
+    made = Change([*came, *begun], [*went, *ended], change.new, periods, on if dated else "")
     return Settled(made, outcome, begun, ended)

@@ -13,7 +13,7 @@ from pipeline.memory import generations, snapshot
 from pipeline.memory.changes import KINDS, Change
 from pipeline.memory.chronicle import Chronicle
 from pipeline.memory.dates import day
-from pipeline.memory.dating import Settled, date_of, settled, written
+from pipeline.memory.dating import Settled, date_of, rivals, settled, written
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
 from pipeline.memory.folding import fold
@@ -76,9 +76,10 @@ class KnowledgeMemory(HeldFacts):
         with self._writing:
             change = planned(facts, self._names, self.settings.layout, progress)
             new = len(change.new["entities"].keys), len(change.new["relations"].keys)
-            if not (replace or on or len(self.chronicle) or any(fact.dated for fact in facts)):
+            against = rivals(facts, self) if replace else {}
+            if not (against or on or len(self.chronicle) or any(fact.dated for fact in facts)):
                 return Receipt(self._commit(change)[0], *new)
-            made = settled(change, facts, replace, date_of(on, self), self)
+            made = settled(change, facts, against, date_of(on, self), self)
             rows = dict(zip(made.change.written, self._commit(made.change)[0], strict=True))
             return self._receipt(made, rows, change.written, new)
 
@@ -117,7 +118,7 @@ class KnowledgeMemory(HeldFacts):
             went = self._facts.remove(gone)
             rows, came = self._facts.add([self._triple(key) for key in change.written])
             if change.on:
-                dated = self._facts.place([self._triple(key) for key in change.dated])
+                dated = self._facts.place([self._triple(key) for key in change.dated]) if change.dated else []
                 self.chronicle.take(dict(zip(dated, change.dated.values(), strict=True)), change.on)
             self.arrangement.changed(went, came)
         return rows, gone
@@ -132,7 +133,7 @@ class KnowledgeMemory(HeldFacts):
             UserError: it is no date, or before the memory's.
         """
         with self._writing:
-            made = settled(Change(), (), False, date_of(on, self), self)
+            made = settled(Change(), (), {}, date_of(on, self), self)
             if made.change.on != self.chronicle.on:
                 self._commit(made.change)
             return self._receipt(made)
@@ -198,7 +199,7 @@ class KnowledgeMemory(HeldFacts):
         keys = list(dict.fromkeys(facts))
         with self._writing:
             rows = [self._known(key) for key in keys]
-            made = settled(Change(removed=keys), (), False, date_of(on, self), self)
+            made = settled(Change(removed=keys), (), {}, date_of(on, self), self)
             self._commit(made.change)
             return dataclasses.replace(self._receipt(made), facts=rows)
 

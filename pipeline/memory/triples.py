@@ -114,8 +114,8 @@ class Triples:
 
     def add(self, facts: Sequence[Triple]) -> Added:
         """Let `facts` hold."""
-        rows = self.place(facts)
-        fresh = [row for row in dict.fromkeys(rows) if not self.holds(row)]
+        end, rows = self.end, self.place(facts)
+        fresh = [row for row in dict.fromkeys(rows) if row >= end or not self.holds(row)]
         self._turn(fresh, True)
         return Added(rows, fresh)
 
