@@ -58,6 +58,9 @@ def options() -> argparse.ArgumentParser:
     taken.add_argument("file", help="one fact a line, tab-separated or as JSON objects; - reads the input")
     taken.add_argument("--skip", action="store_true", help="pass over lines that are no fact, and list them")
     taken.add_argument("--replace", action="store_true", help="let facts supersede others of their slots")
+    taken.add_argument(
+        "--through", action="store_true", help="ends are the last year, month or day that facts held in"
+    )
     written = commands.add_parser("upsert", parents=[writing], help="write facts, by label or key")
     written.add_argument("facts", nargs="+", metavar=fact)
     written.add_argument("--keep", action="store_true", help="let other facts of the same slots stand")
@@ -143,7 +146,9 @@ def _import(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]:
 
     def named() -> Iterator[Fact]:
         nonlocal count
-        for number, found in tqdm(facts(file), "import", unit=" facts", delay=PATIENCE, disable=None):
+        for number, found in tqdm(
+            facts(file, given.through), "import", unit=" facts", delay=PATIENCE, disable=None
+        ):
             try:
                 if isinstance(found, UserError):
                     raise found

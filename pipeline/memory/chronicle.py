@@ -141,10 +141,11 @@ class Chronicle:
         if not table.schema.equals(SCHEMA) or ON not in (table.schema.metadata or {}):
             raise ValueError("no table of periods")
         on = table.schema.metadata[ON].decode()
+        its = [column.to_pylist() for column in table.columns[1:]]
+        triples = table.column(0).combine_chunks().flatten().to_numpy().reshape(len(table), 3)
         found: dict[Triple, list[Period]] = {}
-        for fact, *its in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            found.setdefault(tuple(fact), []).append(Period(*its).checked())
-        triples = np.array(list(found), dtype=np.int64).reshape(-1, 3)
+        for (head, relation, tail), *period in zip(triples.tolist(), *its, strict=True):
+            found.setdefault((head, relation, tail), []).append(Period(*period).checked())
         if (triples < 0).any() or (triples >= (entities, relations, entities)).any():
             raise ValueError("it names what there isn't")
         rows = self._facts.place(list(found))

@@ -35,6 +35,31 @@ def full(text: str) -> str:
     return f"{text}-01-01"[: 11 if text.startswith("-") else 10]
 
 
+def close(text: str) -> str:
+    """Return the first date behind a year, a month or a day.
+
+    Raises:
+        ValueError: it is no date.
+    """
+    number = day(text)
+    year, month, of_month = number // 372, number // 31 % 12 + 1, number % 31 + 1
+    parts = text.lstrip("-").count("-")
+    if parts == 2:
+        try:
+            day(later := f"{_year(year)}-{month:02d}-{of_month + 1:02d}")
+            return later
+        except ValueError:
+            parts = 1  # the first of the next month
+    if parts == 1:
+        year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+        return f"{_year(year)}-{month:02d}"
+    return _year(year + 1)
+
+
+def _year(number: int) -> str:
+    return f"-{-number:04d}" if number < 0 else f"{number:04d}"
+
+
 def today() -> str:
     """Return the date by the clock."""
     return date.today().isoformat()  # the user's own calendar, as the dates of facts are

@@ -1,13 +1,13 @@
 """Dates of any precision and the periods between them."""
 
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import UserError
-from pipeline.memory.dates import Period, day, full
+from pipeline.memory.dates import Period, close, day, full
 from pipeline.memory.facts import Fact
 
 DATES = st.dates(date(1, 1, 1), date(9999, 12, 31))
@@ -17,6 +17,16 @@ BOUNDS = st.sampled_from(["", "2019", "2020", "2020-02", "2020-02-29", "2021"])
 @given(one=DATES, other=DATES)
 def test_days_are_ordered_as_the_calendar_has_them(one: date, other: date) -> None:
     assert (day(one.isoformat()) < day(other.isoformat())) == (one < other)
+
+
+@given(one=DATES)
+def test_a_day_a_month_and_a_year_close_where_the_next_begins(one: date) -> None:
+    if one.year < 9999:
+        month = date(one.year + one.month // 12, one.month % 12 + 1, 1).isoformat()
+        assert day(close(one.isoformat())) == day((one + timedelta(days=1)).isoformat())
+        assert close(one.isoformat()[:7]) == month[:7]
+        assert close(one.isoformat()[:4]) == f"{one.year + 1:04d}"
+    assert [close(text) for text in ("-0044", "-0001", "-0001-12")] == ["-0043", "0000", "0000-01"]
 
 
 def test_a_year_and_a_month_stand_for_their_first_day() -> None:
