@@ -189,7 +189,7 @@ def test_dates_of_a_file_and_of_a_command_are_searched_as_of_a_date(memory: Fold
     file.write_text(
         f"{header}Brazil\tcapital\tRio\t1763\t1959\tatlas\nBrazil\tcapital\tBrasília\t1960\t\tatlas\n"
     )
-    assert memory("import", str(file), "--through")["imported"] == 2
+    assert memory("import", str(file), "--through", "--on", "2024")["imported"] == 2
     found = [
         [fact["key"][2] for fact in memory("search", "capital of Brazil", "--as-of", date)["facts"]]
         for date in ("1762-12-31", "1959-12-31", "1960")
