@@ -15,6 +15,7 @@ from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.rotate_scale import rotate_scale
 from pipeline.benchmarks.speed import speed
+from pipeline.benchmarks.streams import streams
 from pipeline.benchmarks.updates import updates
 from pipeline.benchmarks.variants import variants
 
@@ -32,6 +33,7 @@ COMMANDS = {
     "relevance": relevance,
     "rotate_scale": rotate_scale,
     "speed": speed,
+    "streams": streams,
     "updates": updates,
     "variants": variants,
 }

@@ -83,18 +83,19 @@ def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
-def stage(run: Callable[..., None]) -> Callable[[], None]:
+def stage(run: Callable[..., Any]) -> Callable[[], None]:
     """Make `run` an entry point whose arguments are sections of `conf/`.
 
     Each parameter of `run` names a section; its annotation is the dataclass that checks it, a union of
     dataclasses (the key `kind` picks one by its class name in lower case), or a plain type. The parameter
-    `out` is the folder that the stage writes to: Hydra's run or sweep folder.
+    `out` is the folder that the stage writes to: Hydra's run or sweep folder. What `run` returns goes to
+    Hydra's sweeper, which may look for the overrides that make it large.
     """
 
     @wraps(run)
-    def main(cfg: DictConfig) -> None:
+    def main(cfg: DictConfig) -> Any:
         try:
-            run(**arguments(run, cfg, Path(HydraConfig.get().runtime.output_dir)))
+            return run(**arguments(run, cfg, Path(HydraConfig.get().runtime.output_dir)))
         except (ConfigError, UserError) as error:
             sys.exit(f"error: {error}")
 

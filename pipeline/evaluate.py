@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import pyarrow as pa
-
 from pipeline.config import Paths, stage
-from pipeline.evaluation import checked
+from pipeline.evaluation.checked import asked
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.methods import build
 from pipeline.evaluation.runs import Evaluate, run
 from pipeline.evaluation.systems import Method
-from pipeline.kg.facts import SCHEMAS, Graph, read_table
+from pipeline.kg.facts import Graph
 from pipeline.memory.settings import Memory
 from pipeline.weights import Encoder, LanguageModel
 
@@ -29,10 +27,7 @@ def evaluate(
     """Write the answers of `method` and what they are worth."""
     graph = Graph.read(paths.tables, relations=paths.kv)
     answerer = build(method, memory=memory, lm=lm, encoder=encoder, graph=graph, paths=paths)
-    questions = read_table(paths.kv, "questions").select(SCHEMAS["questions"].names)
-    if checked.SPLIT in evaluate.splits:
-        questions = pa.concat_tables([questions, checked.checked(graph, checked.read())])
-    run(answerer, graph, questions, evaluate, seed, out)
+    run(answerer, graph, asked(paths, graph, evaluate.splits), evaluate, seed, out)
 
 
 if __name__ == "__main__":

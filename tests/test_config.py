@@ -186,7 +186,7 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / "pipeline").mkdir(exist_ok=True)
         shutil.copy(ROOT / "pipeline" / name, tmp_path / "pipeline" / name)
     (tmp_path / "pipeline" / "probe.py").write_text(PROBE, encoding="utf-8")
-    for group in UNTRACKED:
+    for group in (*UNTRACKED, "sweep"):
         shutil.copytree(CONF / group, tmp_path / "conf" / group)
     shared = (CONF / "config.yaml").read_text(encoding="utf-8")
     assert "  - method: ours\n" in shared

@@ -38,7 +38,14 @@ TOP = 5
 BESIDE_STAGES = {"serve", "benchmarks", "reporting"}
 """Packages that stages may import though they stand as high."""
 
-COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.memory", "pipeline.repro"}
+COMMANDS = {
+    "pipeline.preset",
+    "pipeline.ask",
+    "pipeline.benchmark",
+    "pipeline.memory",
+    "pipeline.repro",
+    "pipeline.trial",
+}
 """Modules to run that are no stage of the DAG."""
 
 MEASUREMENTS = (
@@ -55,8 +62,10 @@ MEASUREMENTS = (
     "pipeline.benchmarks.relevance",
     "pipeline.benchmarks.rotate_scale",
     "pipeline.benchmarks.speed",
+    "pipeline.benchmarks.streams",
     "pipeline.benchmarks.updates",
     "pipeline.benchmarks.variants",
+    "pipeline.trial",
 )
 """Commands outside the DAG that take sections as a stage does."""
 
@@ -77,11 +86,16 @@ UNTRACKED = {
     "relevance",
     "rotate_scale",
     "speed",
+    "streams",
+    "trial",
     "memory_scale",
     "updates",
     "variants",
 }
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
+
+OF_CHOICES = {"preset", "sweep", "hydra"}
+"""Folders of conf/ that choose among the others, or set values of several."""
 
 ITEM = {"method"}
 """Sections whose choice is the matrix item instead of a line of params.yaml."""
@@ -307,9 +321,7 @@ def test_every_field_of_a_section_is_explained_and_has_no_default() -> None:
                     assert statement.value is None, f"{field} has a default: values live in conf/"
 
 
-CONF_FILES = [
-    (group, choice) for group in groups() if group not in {"preset", "hydra"} for choice in options(group)
-]
+CONF_FILES = [(group, choice) for group in groups() if group not in OF_CHOICES for choice in options(group)]
 
 
 @pytest.mark.parametrize(("group", "choice"), CONF_FILES)
@@ -329,7 +341,7 @@ def test_every_file_of_conf_is_what_its_section_takes(
 
 def test_every_group_is_read_and_chosen() -> None:
     read = set(accepts())
-    on_disk = set(groups()) - {"preset", "hydra"}
+    on_disk = set(groups()) - OF_CHOICES
     assert on_disk <= read, f"no stage reads conf/{sorted(on_disk - read)}"
     chosen = set(choices())
     assert on_disk - UNTRACKED - ITEM == chosen, "params.yaml must choose one file of each folder of conf/"

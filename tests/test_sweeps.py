@@ -102,6 +102,33 @@ def test_two_jobs_of_a_multirun_leave_comparable_results(
     assert runs == ({folder.name for folder in folders} if tracked else set())
 
 
+def test_the_jobs_of_a_sweep_end_side_by_side(tmp_path: Path) -> None:
+    """One trains for each value, and both are one group."""
+    fixed = train_inputs(tmp_path)
+    file = tmp_path / "choices" / "sweep" / "facts.yaml"
+    file.parent.mkdir()
+    text = (
+        (ROOT / "conf" / "sweep" / "k.yaml")
+        .read_text(encoding="utf-8")
+        .replace("train: false", "train: true")
+    )
+    file.write_text(text.replace("multirun/k", "multirun/facts"), encoding="utf-8")
+    words = ["sweep=facts", "memory.k=1,3", "evaluate.splits=[valid]", "evaluate.questions_per_split=4"]
+    said = run(*(sys.executable, "-m", "pipeline.trial", *fixed, *words), cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert "valid: over memory.k, EM is" in said
+    table = json.loads((tmp_path / "reports" / "sweeps" / "facts.json").read_text(encoding="utf-8"))
+    assert [job["values"] for job in table["jobs"]] == [{"memory.k": "1"}, {"memory.k": "3"}]
+    assert (tmp_path / "reports" / "sweeps" / "facts.png").is_file()
+    groups = {
+        record.run.run_group
+        for kept in (tmp_path / "wandb").glob("offline-run-*")
+        for record in records(kept)
+        if record.WhichOneof("record_type") == "run"
+    }
+    assert groups == {"facts"}
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+
+
 @pytest.mark.soak
 def test_queued_experiments_run_the_dag_once_for_each_value(tmp_path: Path) -> None:
     """`dvc exp run --queue` works in a copy of the commit; placeholders stand for the stages."""

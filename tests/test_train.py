@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 
 from pipeline.config import Paths, UserError
 from pipeline.evaluation.systems import NAMES
+from pipeline.evaluation.training import _key, examples, fit_retrieval
 from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.fitting import Pool, Train
 from pipeline.model.ours import OurSystem
 from pipeline.model.settings import Ours
 from pipeline.model.system import Example
-from pipeline.train import _key, examples, fit_retrieval, train
+from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import (
     CPU,

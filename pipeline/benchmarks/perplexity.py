@@ -8,13 +8,16 @@ with intervals over texts, go to perplexity.json.
 import csv
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.config import Paths, UserError, stage
@@ -119,9 +122,34 @@ def _scored(system: OurSystem, texts: Sequence[tuple[str, str]], size: int, name
         tokens = system.reader.continued(starts, ends)
         counts = (tokens.labels != -100).sum(dim=1)
         with system.attached():
-            nats = [system.surprise(starts, ends, always) for always in (False, True)]
+            nats = [surprise(system, starts, ends, always) for always in (False, True)]
         rows.append(torch.stack([system.reader.surprise(tokens), *nats], dim=1) / counts[:, None])
     return torch.cat(rows).double().cpu().numpy()
+
+
+@torch.no_grad()
+def surprise(
+    system: OurSystem, starts: Sequence[str], ends: Sequence[str], always: bool
+) -> Float[Tensor, " B"]:
+    """Return how much each end of an ordinary text surprises, in nats, the memory being asked its start.
+
+    Args:
+        system: attached.
+        starts: what is searched by, and read.
+        ends: what is scored.
+        always: whether facts are read even where none is found to answer; otherwise the bare language
+            model goes on there.
+    """
+    chosen, log_shares = system.select(starts)
+    facts = [bool(chosen.facts[row]) and (always or not no) for row, no in enumerate(chosen.refused)]
+    told = torch.zeros(len(starts), device=system.reader.device)
+    for reads in (True, False):
+        rows = [row for row, some in enumerate(facts) if some == reads]
+        if rows:
+            tokens = system.reader.continued([starts[row] for row in rows], [ends[row] for row in rows])
+            with system.reads(rows, chosen, log_shares) if reads else nullcontext():
+                told[rows] = system.reader.surprise(tokens)
+    return told
 
 
 def _ratios(nats: NDArray[np.float64], settings: Perplexity) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Questions of conf/grounding are asked of the memory of a trained method, as they stand in the data; their
 queries are computed once. Each backend of conf/recall then searches memories of growing size, the data and
 generated facts beside them. The shares of questions with a right fact among the first ones, and milliseconds,
-go to recall.json, and over each other to recall.png.
+go to recall.json, and over each other to recall.png. Beside the search's order stands that of the method's
+fine score, which puts the same facts in another order by letters and early states.
 """
 
 import json
@@ -16,7 +17,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.benchmarks.processes import spread
@@ -30,7 +33,6 @@ from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.facts import Query
 from pipeline.memory.graph import Correspondence
 from pipeline.memory.settings import Memory
-from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.ours import OurSystem
 from pipeline.model.settings import Ours
 from pipeline.trainer import Trainer
@@ -94,7 +96,7 @@ def recall(
                     add_distractors(system.memory, real, missing, grounding.distractors, seed)
                 for name, settings in backends.items():
                     with system.memory.arrangement.using(settings, None):
-                        found = searched(system.memory, query, gold, recall, grounding.batch_size)
+                        found = searched(system, asked, query, gold, recall, grounding.batch_size)
                     facts = {"seed": seed, "facts": len(system.memory), "generated": count}
                     rows.append({"backend": name} | facts | found)
                     progress.update()
@@ -135,26 +137,50 @@ def queried(
 
 
 def searched(
-    memory: KnowledgeMemory, query: Query, gold: Sequence[set[int]], settings: Recall, batch: int
+    system: OurSystem,
+    asked: Sequence[Probe],
+    query: Query,
+    gold: Sequence[set[int]],
+    settings: Recall,
+    batch: int,
 ) -> Row:
     """Return the place of the first right fact of each question, 0 for none, and what the search took."""
     start = time.perf_counter()
-    scoring = memory.arrangement.scoring
+    scoring = system.memory.arrangement.scoring
     scoring.search(query.rows(0, 1), 1)  # makes what searches
     build = time.perf_counter() - start
     depth, places, took = max(settings.depths), [], []
+    parts = []
     start = time.perf_counter()
     for first in range(0, len(gold), batch):
-        found = scoring.search(query.rows(first, first + batch), depth).facts.tolist()
-        for facts, right in zip(found, gold[first : first + batch], strict=True):
-            places.append(next((place for place, fact in enumerate(facts, 1) if fact in right), 0))
+        found = scoring.search(query.rows(first, first + batch), depth)
+        parts.append((found.facts, found.via))
+        places += _places(found.facts, gold[first : first + batch])
     seconds = time.perf_counter() - start
+    fine: list[int] = []
+    start = time.perf_counter()
+    for first, (facts, via) in zip(range(0, len(gold), batch), parts, strict=True):
+        texts = [probe.texts[AS_ASKED] for probe in asked[first : first + batch]]
+        with torch.no_grad(), system.attached():
+            scores = system.scored(texts, query.rows(first, first + batch), facts, via).scores
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        fine += _places(facts.gather(1, order), gold[first : first + batch])
+    finer = time.perf_counter() - start
     for place in range(min(settings.timed, len(gold))):
         begin = time.perf_counter()
         scoring.search(query.rows(place, place + 1), depth).facts.tolist()
         took.append((time.perf_counter() - begin) * 1000)
     rate = len(gold) / seconds
-    return {"places": places, "build": round(build, 3), "one": spread(took), "a second": round(rate, 1)}
+    told = {"places": places, "fine": fine, "build": round(build, 3), "one": spread(took)}
+    return told | {"a second": round(rate, 1), "ms finer": round(1000 * finer / len(gold), 2)}
+
+
+def _places(found: Tensor, gold: Sequence[set[int]]) -> list[int]:
+    """Return the place from 1 of the first right fact of each row, 0 for none."""
+    return [
+        next((place for place, fact in enumerate(facts, 1) if fact in right), 0)
+        for facts, right in zip(found.tolist(), gold, strict=True)
+    ]
 
 
 def summed(rows: Sequence[Row], settings: Recall, samples: int) -> list[Row]:
@@ -165,22 +191,29 @@ def summed(rows: Sequence[Row], settings: Recall, samples: int) -> list[Row]:
     told = []
     for (backend, generated), found in groups.items():
         places = np.concatenate([row["places"] for row in found])
-        table = np.stack([(places > 0) & (places <= depth) for depth in settings.depths], axis=1)
-        intervals = bootstrap(table.astype(float), samples, 0)
-        shares = zip(settings.depths, intervals, strict=True)
+        fine = np.concatenate([row["fine"] for row in found])
         told.append(
             {
                 "backend": backend,
                 "generated": generated,
                 "facts": [row["facts"] for row in found],
                 "questions": len(places),
-                "recall": {str(depth): interval._asdict() for depth, interval in shares},
+                "recall": _shares(places, settings.depths, samples),
+                "recall, by the fine score": _shares(fine, settings.depths, samples),
                 "seconds until the first answer": [row["build"] for row in found],
                 "one question": [row["one"] for row in found],
                 "questions a second": [row["a second"] for row in found],
+                "ms a question for the fine score": [row["ms finer"] for row in found],
             }
         )
     return told
+
+
+def _shares(places: NDArray[np.int64], depths: Sequence[int], samples: int) -> Row:
+    """Return the share of `places` within each depth."""
+    table = np.stack([(places > 0) & (places <= depth) for depth in depths], axis=1)
+    intervals = bootstrap(table.astype(float), samples, 0)
+    return {str(depth): interval._asdict() for depth, interval in zip(depths, intervals, strict=True)}
 
 
 def draw(figures: Sequence[Row], depth: int, file: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.config import UserError
-from pipeline.kg.facts import SCHEMAS, Graph
+from pipeline.config import Paths, UserError
+from pipeline.kg.facts import SCHEMAS, Graph, read_table
 
 FILE = Path(__file__).with_name("checked.tsv")
 COLUMNS = ("text", "head", "relation", "verdict", "facts", "reason")
@@ -104,3 +104,9 @@ def checked(graph: Graph, rows: Sequence[Checked]) -> pa.Table:
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
     return pa.table(found, schema=SCHEMAS["questions"])
+
+
+def asked(paths: Paths, graph: Graph, splits: Sequence[str]) -> pa.Table:
+    """Return the questions of the tables, and those checked by hand where their split is among `splits`."""
+    questions = read_table(paths.kv, "questions")
+    return pa.concat_tables([questions, checked(graph, read())]) if SPLIT in splits else questions

@@ -8,7 +8,16 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline.config import CONF, ConfigError, Paths, section
-from pipeline.evaluation.systems import ADAPTERS, NAMES, Method, has_adapter, open_system
+from pipeline.evaluation.majority import Majority
+from pipeline.evaluation.methods import Answerer, build
+from pipeline.evaluation.systems import (
+    ADAPTERS,
+    NAMES,
+    Method,
+    SystemAnswerer,
+    has_adapter,
+    open_system,
+)
 from pipeline.kg.facts import Graph
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import load_adapter
@@ -18,6 +27,8 @@ from pipeline.weights import Encoder, LanguageModel
 SEED = "SEED"
 """Stands for the seed in `paths.adapters`."""
 OF_MEMORY = "memory."
+NAMELESS = "majority"
+"""The method that has no system."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,27 @@ class Variant:
         """Put the adapter of `seed` into `system`, where the method has one."""
         if has_adapter(self.method):
             load_adapter(system, Path(str(paths.adapters).replace(SEED, str(seed))) / self.folder)
+
+
+def answerer(
+    text: str,
+    memory: Memory,
+    lm: LanguageModel,
+    encoder: Encoder,
+    graph: Graph,
+    paths: Paths,
+    device: torch.device,
+    seed: int,
+) -> Answerer:
+    """Return the answerer of an entry, a variant or `majority`, with the adapter of `seed`.
+
+    Raises:
+        ConfigError: there is no such file in conf/method, or a value is out of its range.
+    """
+    if text == NAMELESS:
+        return build(Majority(), graph=graph)
+    variant = Variant.read(text, memory)
+    return SystemAnswerer(variant.name, variant.open(lm, encoder, graph, paths, device, seed), graph)
 
 
 def _changed(values: Any, changes: list[str]) -> Any:

@@ -1,7 +1,7 @@
 """Our method: facts found by entity and relation, read as tokens that are shifted by their probability."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from pipeline.model.attention import FactTokens, inject, reading
 from pipeline.model.factreader import FactReader
 from pipeline.model.heads import NullFact, RetrievalHeads, StateCorrection
 from pipeline.model.hops import gold_paths, with_gold_paths
+from pipeline.model.isolation import read_apart
 from pipeline.model.letters import OVERLAPS, LetterCorrection, Letters, nearest_letters, overlaps
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
@@ -193,9 +194,8 @@ class OurSystem(System):
         if rows:
             read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
             targets = [self.target(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
-            tokens = self.facts.facts(
-                [list(map(self.memory.text, row)) for row in read], log_shares.facts[rows]
-            )
+            shown = [list(map(self.memory.text, row)) for row in read]
+            tokens = self.facts.facts(shown, self._shifts(log_shares.facts[rows]))
             with reading(tokens), self.lowrank.attached(self.reader.lm):
                 lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
         right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[rows]
@@ -251,10 +251,14 @@ class OurSystem(System):
         """Return the tokens of the facts that `select` chose for the questions `rows`."""
         width = max(len(chosen.facts[row]) for row in rows)
         shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
-        return self.facts.facts(shown, log_shares[rows, :width])
+        return self.facts.facts(shown, self._shifts(log_shares[rows, :width]))
+
+    def _shifts(self, log_shares: Tensor) -> Tensor:
+        """Return what is added to the logits of each fact's tokens."""
+        return log_shares if self.method.shift else torch.zeros_like(log_shares)
 
     @contextmanager
-    def _read(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> Iterator[None]:
+    def reads(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> Iterator[None]:
         """Let the questions `rows` be read with the facts that were chosen for them."""
         with reading(self.fact_tokens(rows, chosen, log_shares)), self.lowrank.attached(self.reader.lm):
             yield
@@ -265,31 +269,17 @@ class OurSystem(System):
         chosen, log_shares = self.select(questions)
         rows = [row for row, no in enumerate(chosen.refused) if not no and chosen.facts[row]]
         texts = [""] * len(questions)
-        if rows:
-            with self._read(rows, chosen, log_shares):
-                prompts = self.reader.tokens([questions[row] for row in rows])
-                answers = self.reader.generate(prompts, self.answer_tokens)
-            for row, answer in zip(rows, answers, strict=True):
-                texts[row] = answer
+        asked = [questions[row] for row in rows]
+        if rows and self.method.isolate:
+            shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
+            weights = [chosen.weights[row] for row in rows]
+            parts = self.reader, self.facts, self.lowrank
+            answers = read_apart(*parts, asked, shown, weights, self.answer_tokens)
+        elif rows:
+            with self.reads(rows, chosen, log_shares):
+                answers = self.reader.generate(self.reader.tokens(asked), self.answer_tokens)
+        else:
+            answers = []
+        for row, answer in zip(rows, answers, strict=True):
+            texts[row] = answer
         return replace(chosen, texts=texts)
-
-    @torch.no_grad()
-    def surprise(self, starts: Sequence[str], ends: Sequence[str], always: bool) -> Float[Tensor, " B"]:
-        """Return how much each end of an ordinary text surprises, in nats, the memory being asked its start.
-
-        Args:
-            starts: what is searched by, and read.
-            ends: what is scored.
-            always: whether facts are read even where none is found to answer; otherwise the bare language
-                model goes on there.
-        """
-        chosen, log_shares = self.select(starts)
-        facts = [bool(chosen.facts[row]) and (always or not no) for row, no in enumerate(chosen.refused)]
-        told = torch.zeros(len(starts), device=self.reader.device)
-        for reads in (True, False):
-            rows = [row for row, some in enumerate(facts) if some == reads]
-            if rows:
-                tokens = self.reader.continued([starts[row] for row in rows], [ends[row] for row in rows])
-                with self._read(rows, chosen, log_shares) if reads else nullcontext():
-                    told[rows] = self.reader.surprise(tokens)
-        return told

@@ -47,6 +47,12 @@ class Ours:
     """Tokens of facts whose keys and values are kept."""
     mass: float
     """Adaptive k: the facts with most share are read until their shares sum up to this; 1 reads all k."""
+    shift: bool
+    """Whether a fact's log-probability is added to the attention logits of its tokens; false, for ablation,
+    reads all selected facts alike."""
+    isolate: bool
+    """Whether each fact is read alone, and what most of their probability says is answered: a defence against
+    facts that mislead, at k times the cost."""
     slot_gap: float
     """Nats by which each value of a slot is read below the one before it, so that no two are blended."""
     refuse_answerable: float

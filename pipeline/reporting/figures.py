@@ -19,7 +19,7 @@ INK, LINES = "#1b1f24", "#d4d8dd"
 COLOURS = ("#1f77d0", "#e07b1a", "#2a9d63", "#c2468f", "#8a6fd1", "#b39700", "#1aa5b8", "#8d949c")
 MARKERS = "osD^vPX*"
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
@@ -55,7 +55,7 @@ def accuracy(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
         table: columns method, split, em, em_low, em_high (shares) and n; splits in the order shown.
         methods: the order of methods; a method keeps its place and colour in every plot.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         splits = list(table["split"].unique())
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -90,7 +90,7 @@ def recall(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
         table: columns method, split, n (the depth N) and recall (a share); splits in the order shown.
         methods: the order of methods, as in `accuracy`.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         splits = list(table["split"].unique())
         columns = min(4, len(splits))
         rows = -(-len(splits) // columns)
@@ -127,7 +127,7 @@ def training(curves: dict[str, pd.DataFrame], methods: Sequence[str]) -> Figure:
         curves: one table a method, with a column `step`; columns may differ and may have gaps.
         methods: the order of methods, as in `accuracy`; methods without a curve are left out.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         logged = dict.fromkeys(name for curve in curves.values() for name in curve.columns)
         names = [name for name in logged if name not in ("step", "epoch")]
         columns = min(3, len(names))
@@ -177,7 +177,7 @@ class Panel:
 
 def panels(shown: Sequence[Panel]) -> Figure:
     """Plot panels side by side; a series has the same colour in all of them."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         columns = min(3, len(shown))
         rows = -(-len(shown) // columns)
         figure = Figure(figsize=(10, 0.6 + 3.0 * rows), layout="constrained")
@@ -207,7 +207,7 @@ def panels(shown: Sequence[Panel]) -> Figure:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure on white; the same figure gives the same bytes."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
 
 
@@ -219,7 +219,7 @@ def svg(figure: Figure, name: str) -> str:
         name: makes the ids inside differ from those of other figures on the page.
     """
     buffer = BytesIO()
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().decode("utf-8")
     element = text[text.index("<svg") :].replace(INK, "currentColor").replace(LINES, "var(--line)")

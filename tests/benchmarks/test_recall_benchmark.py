@@ -48,6 +48,7 @@ def test_every_backend_is_measured_at_every_size(
         assert row["questions"] == rows[0]["questions"] > 0
         assert 0 <= row["recall"]["1"]["mean"] <= row["recall"]["12"]["mean"] <= 1
         assert row["one question"][0]["p50 ms"] > 0
+        assert row["recall, by the fine score"]["12"] == row["recall"]["12"], "it looks at the same facts"
     for exact, codes in ((rows[0], rows[1]), (rows[4], rows[5])):
         assert exact["recall"] == codes["recall"], "all vectors are compared"
     assert (tmp_path / "recall.png").stat().st_size > 1000

@@ -12,6 +12,8 @@ from pipeline.config import UserError
 from pipeline.evaluation.systems import Method, SystemAnswerer
 from pipeline.memory.facts import Fact
 from pipeline.memory.graph import Correspondence
+from pipeline.model.attention import reading
+from pipeline.model.isolation import weighed
 from pipeline.model.selection import training_selection
 from pipeline.model.system import Example, System, gold_mask, with_gold
 from pipeline.weights import Encoder, LanguageModel
@@ -215,6 +217,40 @@ def test_the_next_question_sees_what_the_memory_was_told(method: Method, make: O
     assert 0 not in after
     assert receipt.facts[0] in after
     assert "Newtown" in system.memory.text(receipt.facts[0])
+
+
+def test_without_the_shift_all_facts_are_read_alike(make: Opened) -> None:
+    shifted, even = make(ours()), make(ours(shift=False))
+    for system in (shifted, even):
+        with system.attached():
+            chosen, log_shares = system.select(QUESTIONS[:1])
+            shift = system.fact_tokens([0], chosen, log_shares).shift
+        read = shift[shift > torch.finfo(shift.dtype).min]
+        assert len(set(read.tolist())) == (1 if system is even else len(chosen.facts[0])) > 0
+    assert not read.any(), "the logits of the last system's facts are as they are"
+
+
+def test_facts_read_apart_answer_as_each_does_alone(make: Opened) -> None:
+    apart, together = make(ours(isolate=True, mass=1.0)), make(ours(mass=1.0))
+    shaken(apart, 0.05)
+    together.load_state_dict(apart.state_dict())
+    with apart.attached():
+        reply = apart.reply(QUESTIONS)
+    for row, (facts, weights) in enumerate(zip(reply.facts, reply.weights, strict=True)):
+        assert len(facts) > 1
+        alone = []
+        for fact in facts:
+            tokens = together.facts.facts([[together.memory.text(fact)]], torch.zeros(1, 1))
+            with together.attached(), reading(tokens), together.lowrank.attached(together.reader.lm):
+                prompt = together.reader.tokens([QUESTIONS[row]])
+                alone += together.reader.generate(prompt, together.answer_tokens)
+        assert reply.texts[row] == weighed(alone, weights)
+
+
+def test_what_most_of_the_weight_says_is_answered() -> None:
+    assert weighed(["a", "b", "A "], [0.3, 0.4, 0.2]) == "a"
+    assert weighed(["a", "b"], [0.5, 0.5]) == "a"
+    assert weighed([], []) == ""
 
 
 def test_an_answerer_speaks_of_facts_by_their_ids_in_the_tables(make: Opened, world: SmallWorld) -> None:

@@ -57,6 +57,8 @@ def ours(**changes: Any) -> Ours:
         "fact_cache": 2000,
         "mass": 0.999,
         "hops": 1,
+        "shift": True,
+        "isolate": False,
         "slot_gap": 1.0,
         "refuse_answerable": 0.1,
         "answer_tokens": 4,
