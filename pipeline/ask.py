@@ -44,6 +44,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--facts", type=Path, help="file of facts (head TAB relation TAB tail) to use instead"
     )
+    parser.add_argument(
+        "--as-of", default="", metavar="DATE", help="answer by what held then: 2020, 2020-05 or 2020-05-17"
+    )
     parser.add_argument("--save", action="store_true", help="write the changed memory back to its folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--experiments", action="store_true", help="try out the three first experiments")
@@ -62,11 +65,12 @@ def ask(words: Sequence[str]) -> str:
     changed = bool(given.upsert or given.delete)
     if not (given.question.strip() or given.experiments or changed):
         return parser.format_help()
-    if given.facts and given.memory and not given.save:
-        raise UserError("--facts and --memory: give one of them, or --save to write the facts to that folder")
+    _check(given, changed)
     write = bool(given.save and given.memory and generations.current(given.memory))
     memory = given.memory if write or not given.facts else None
     session = Session.open(given.adapter, memory, given.facts, given.k, write)
+    if given.as_of:
+        session.as_of(given.as_of)
     target = given.memory or session.origin
     if given.save and target.is_file():
         raise UserError("--save: the facts came from a file; name the folder to write to by --memory")
@@ -91,6 +95,14 @@ def ask(words: Sequence[str]) -> str:
             plain["answer"] = asdict(parts["answer"])
         return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
     return _text(parts, changed)
+
+
+def _check(given: argparse.Namespace, changed: bool) -> None:
+    """Raise UserError where options don't go together."""
+    if given.as_of and (changed or given.save):
+        raise UserError("--as-of: the past can't be changed; leave out --upsert, --delete and --save")
+    if given.facts and given.memory and not given.save:
+        raise UserError("--facts and --memory: give one of them, or --save to write the facts to that folder")
 
 
 def _text(parts: dict[str, Any], changed: bool) -> str:

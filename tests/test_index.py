@@ -10,7 +10,8 @@ import torch
 from pipeline.config import UserError
 from pipeline.index import index
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.store import KnowledgeMemory, Query
+from pipeline.memory.facts import Query
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.weights import Encoder
 from tests.tiny import SmallWorld, memory_settings
 

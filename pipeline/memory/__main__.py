@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import yaml
 from tqdm import tqdm
 
 from pipeline.config import CONF, ConfigError, UserError, choices, section
+from pipeline.memory.dates import Period
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact, Query
@@ -50,19 +50,32 @@ def options() -> argparse.ArgumentParser:
     writing.add_argument(
         "--sync", choices=POLICIES, default="always", help="when a change is on disk (default: always)"
     )
+    date = "a year, a month or a day, as 2020, 2020-05 or 2020-05-17"
+    writing.add_argument("--on", default="", metavar="DATE", help="date of the change (default: today)")
     fact = "HEAD | RELATION | TAIL"
 
     taken = commands.add_parser("import", parents=[writing], help="add the facts of a file")
     taken.add_argument("file", help="one fact a line, tab-separated or as JSON objects; - reads the input")
     taken.add_argument("--skip", action="store_true", help="pass over lines that are no fact, and list them")
+    taken.add_argument("--replace", action="store_true", help="let facts supersede others of their slots")
+    taken.add_argument(
+        "--through", action="store_true", help="ends are the last year, month or day that facts held in"
+    )
     written = commands.add_parser("upsert", parents=[writing], help="write facts, by label or key")
     written.add_argument("facts", nargs="+", metavar=fact)
     written.add_argument("--keep", action="store_true", help="let other facts of the same slots stand")
-    deleted = commands.add_parser("delete", parents=[writing], help="delete facts, by label or key")
+    written.add_argument("--since", default="", metavar="DATE", help=f"when they began to hold: {date}")
+    written.add_argument("--until", default="", metavar="DATE", help="from when on they hold no longer")
+    written.add_argument("--source", default="", help="who says so (memory.sources: who is believed)")
+    commands.add_parser("advance", parents=[writing], help="let facts begin and end by their dates")
+    deleted = commands.add_parser(
+        "delete", parents=[writing], help="delete facts, by label or key, for all dates"
+    )
     deleted.add_argument("facts", nargs="+", metavar=fact)
     found = commands.add_parser("search", parents=[shared], help="show the facts nearest to a text")
     found.add_argument("text")
     found.add_argument("--count", type=int, default=10, help="facts to show (default: 10)")
+    found.add_argument("--as-of", default="", metavar="DATE", help=f"search what held then: {date}")
     checked = commands.add_parser("verify", parents=[shared], help="read everything and check it")
     checked.add_argument("--repair", action="store_true", help="set aside what stands behind a damaged place")
     commands.add_parser("merge", parents=[writing], help="fold the journal into a new snapshot")
@@ -91,7 +104,8 @@ def run(words: Sequence[str], settings: Memory, encoder: Encoder) -> str:
         if given.command == "stats":
             result = asdict(contents(given.folder, memory))
         else:
-            result = {"facts": _search(memory, texts, cleaned(given.text), given.count)}
+            asked = memory.as_of(given.as_of) if given.as_of else memory
+            result = {"facts": _search(asked, texts, cleaned(given.text), given.count)}
     else:
         start = KnowledgeMemory.open(given.start, settings, texts) if given.start else None
         with DurableMemory.begun(given.folder, settings, texts, given.sync, start) as memory:
@@ -105,11 +119,14 @@ def _changed(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]
         memory.merge()
         return asdict(contents(given.folder, memory))
     if given.command == "import":
-        return _import(memory, given.file, given.skip)
+        return _import(memory, given)
     editor = Editor(memory)
+    if given.command == "advance":
+        return {"notes": editor.turned(memory.advance(given.on)), "date": memory.chronicle.on}
     if given.command == "delete":
-        return {"deleted": editor.delete(given.facts)}
-    rows, superseded, notes = editor.upsert(given.facts, replace=not given.keep)
+        return {"deleted": editor.delete(given.facts, given.on)}
+    period = Period(*(cleaned(text) if text else "" for text in (given.since, given.until, given.source)))
+    rows, superseded, notes = editor.upsert(given.facts, not given.keep, period, given.on)
     return {
         "written": list(map(memory.text, rows)),
         "superseded": list(map(memory.text, superseded)),
@@ -117,44 +134,58 @@ def _changed(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def _import(memory: DurableMemory, file: str, skip: bool) -> dict[str, Any]:
-    """Add the facts of a file, some at a time.
+def _import(memory: DurableMemory, given: argparse.Namespace) -> dict[str, Any]:
+    """Add the facts of a file.
 
     Raises:
         UserError: a line is no fact and `skip` isn't given; the facts before it are in the memory then.
     """
-    editor = Editor(memory)
+    editor, file = Editor(memory), given.file
     skipped: list[str] = []
     count = 0
 
     def named() -> Iterator[Fact]:
         nonlocal count
-        for number, found in tqdm(facts(file), "import", unit=" facts", delay=PATIENCE, disable=None):
+        for number, found in tqdm(
+            facts(file, given.through), "import", unit=" facts", delay=PATIENCE, disable=None
+        ):
             try:
                 if isinstance(found, UserError):
                     raise found
                 yield editor.named(found)
             except UserError as error:
                 where = "" if isinstance(found, UserError) else f"{file}, line {number}: "
-                if not skip:
+                if not given.skip:
                     raise UserError(f"{where}{error}; or pass over such lines by --skip") from error
                 count += 1
                 skipped.extend([f"{where}{error}"] if len(skipped) < SHOWN else [])
 
-    lines = named()
-    written, more, fault = 0, True, None
-    while more:
-        chunk: list[Fact] = []
-        try:
-            for fact in islice(lines, CHUNK):
-                chunk.append(fact)  # noqa: PERF402 - those before a faulty line are kept
-        except UserError as error:
-            fault = error
-        more = bool(chunk) and fault is None
-        written += len(set(memory.upsert(chunk).facts)) if chunk else 0
-    if fault is not None:
-        raise UserError(f"{fault} ({written} facts before it are in the memory)") from fault
+    written = 0
+    try:
+        for chunk in _chunks(named(), given.replace):
+            written += len(set(memory.upsert(chunk, given.replace, on=given.on).facts))
+    except UserError as error:
+        raise UserError(f"{error} ({written} facts before it are in the memory)") from error
     return {"imported": written, "skipped": count, "skipped_lines": skipped}
+
+
+def _chunks(lines: Iterable[Fact], apart: bool) -> Iterator[list[Fact]]:
+    """Yield facts, some at a time, where `apart` no two of a slot; an error of theirs comes behind them."""
+    chunk: list[Fact] = []
+    slots: set[tuple[str, str]] = set()
+    try:
+        for fact in lines:
+            if len(chunk) == CHUNK or (apart and fact.key[:2] in slots):
+                yield chunk
+                chunk, slots = [], set()
+            chunk.append(fact)
+            slots.add(fact.key[:2])
+    except UserError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
 
 
 def _search(memory: KnowledgeMemory, texts: TextEncoder, text: str, count: int) -> list[dict[str, Any]]:

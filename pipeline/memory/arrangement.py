@@ -57,11 +57,34 @@ class Arrangement:
         if self._laid_out is None:
             return
         _, delta = self._laid_out
-        few = len(delta) + len(went) + len(came) <= max(CHANGES, len(self._facts) // 16)
+        few = self._few(len(delta) + len(went) + len(came))
         if self._facts.base is not None or (few and self._settings.layout == "factored"):
             delta.turn(went, came)
         else:
             self.drop()
+
+    def overlaid(self, facts: Triples, went: Sequence[int], came: Sequence[int]) -> "Arrangement":
+        """Return the arrangement of other facts, sharing what these are laid out as.
+
+        Args:
+            facts: those of this arrangement as they are now, but for `went` and `came`.
+            went: rows of facts that hold here and not there.
+            came: rows of facts that hold there and not here.
+        """
+        other = Arrangement(facts, self._names, self._settings, self._device, self._lock)
+        other._nearest, other._slots, other._slot_of = self._nearest, self._slots, self._slot_of
+        if self._settings.layout == "slot":
+            return other
+        standing, delta = self._laid()
+        gone, late = map(set, delta.since())
+        without, more = (gone - set(came)) | (set(went) - late), (late - set(went)) | (set(came) - gone)
+        if facts.base is not None or self._few(len(without) + len(more)):
+            other._laid_out = standing, Delta(facts, standing)
+            other._laid_out[1].turn(sorted(without), sorted(more))
+        return other
+
+    def _few(self, changes: int) -> bool:
+        return changes <= max(CHANGES, len(self._facts) // 16)
 
     def drop(self) -> None:
         """Lay the facts out anew when they are next searched."""

@@ -1,8 +1,9 @@
 """What one change does to a memory, and the bytes that a journal keeps of it.
 
-The bytes are a line of JSON (keys that are written and removed, keys and texts that are new) and the new
-vectors in float16, row by row. With the vectors in there a memory opens without its encoder, and searches as
-it did before; at 384 numbers a new name costs 768 bytes more than its text.
+The bytes are a line of JSON (keys that are written and removed, keys and texts that are new, and, where
+something is dated, the periods of facts and the date) and the new vectors in float16, row by row. With the
+vectors in there a memory opens without its encoder, and searches as it did before; at 384 numbers a new name
+costs 768 bytes more than its text.
 """
 
 import json
@@ -14,11 +15,15 @@ import numpy as np
 import torch
 
 from pipeline.config import UserError
+from pipeline.memory.dates import Period, Periods, day
 from pipeline.memory.facts import Key
 from pipeline.memory.names import New
 
 KINDS = ("entities", "relations", "slots")
 VECTOR = np.dtype("<f2")
+PARTS = {"written", "removed", "new", "dimension"}
+DATED = {"on", "dated"}
+"""What a change holds besides where something is dated; journals of before have none of it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Change:
     removed: Sequence[Key] = ()
     new: Mapping[str, New] = field(default_factory=dict)
     """New names by kind (entities, relations, slots), in the order of the rows that they get."""
+    dated: Mapping[Key, Periods] = field(default_factory=dict)
+    """Periods that facts have from now on; none where they are forgotten."""
+    on: str = ""
+    """Date that the facts which hold are those of; empty where the change doesn't say."""
 
 
 def encoded(change: Change) -> bytes:
@@ -45,6 +54,8 @@ def encoded(change: Change) -> bytes:
         "new": named,
         "dimension": vectors[0].shape[1] if vectors else 0,
     }
+    if change.on:
+        values |= {"on": change.on, "dated": list(change.dated.items())}
     try:
         line = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
@@ -61,7 +72,7 @@ def decoded(payload: bytes) -> Change:
     """
     line, _, rest = payload.partition(b"\n")
     values: dict[str, Any] = json.loads(line)
-    if not isinstance(values, dict) or values.keys() != {"written", "removed", "new", "dimension"}:
+    if not isinstance(values, dict) or values.keys() not in (PARTS, PARTS | DATED):
         raise ValueError("no change")
     written, removed = (_strings(values[name], 3) for name in ("written", "removed"))
     dimension = values["dimension"]
@@ -79,7 +90,19 @@ def decoded(payload: bytes) -> Change:
         end = start + len(pairs)
         new[kind] = New([key for key, _ in pairs], [text for _, text in pairs], vectors[start:end])
         start = end
-    return Change([(h, r, t) for h, r, t in written], [(h, r, t) for h, r, t in removed], new)
+    on, dated = values.get("on", ""), _dated(values.get("dated", []))
+    if "on" in values:
+        day(on)
+    return Change([(h, r, t) for h, r, t in written], [(h, r, t) for h, r, t in removed], new, dated, on)
+
+
+def _dated(pairs: Any) -> dict[Key, Periods]:
+    """Return periods by fact, from pairs of a key and a list of periods."""
+    found: dict[Key, Periods] = {}
+    for key, periods in pairs:
+        [(head, relation, tail)] = _strings([key], 3)
+        found[head, relation, tail] = [Period(*period).checked() for period in _strings(periods, 4)]
+    return found
 
 
 def _strings(rows: Any, width: int) -> list[list[str]]:
@@ -95,8 +118,12 @@ def _strings(rows: Any, width: int) -> list[list[str]]:
 def folded(changes: Iterable[Change]) -> Change:
     """Return the one change that does what `changes` do one after the other."""
     holds: dict[Key, bool] = {}
+    dated: dict[Key, Periods] = {}
+    on = ""
     new: dict[str, list[New]] = {kind: [] for kind in KINDS}
     for change in changes:
+        dated |= change.dated
+        on = change.on or on
         holds |= dict.fromkeys(change.removed, False)
         holds |= dict.fromkeys(change.written, True)
         for kind, names in change.new.items():
@@ -112,4 +139,4 @@ def folded(changes: Iterable[Change]) -> Change:
         if parts
     }
     written = [key for key, holding in holds.items() if holding]
-    return Change(written, [key for key, holding in holds.items() if not holding], joined)
+    return Change(written, [key for key, holding in holds.items() if not holding], joined, dated, on)

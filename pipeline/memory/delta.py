@@ -105,6 +105,11 @@ class Delta:
         turned = bisect_right(self._turns[row], at) % 2 == 1
         return turned == (row in self._late)
 
+    def since(self) -> tuple[list[int], list[int]]:
+        """Return the facts that were laid out and hold no longer, and those that were not and hold now."""
+        went = [row for row in self._turns if row not in self._late and not self.holds(row, self.last)]
+        return went, [row for row in self._late if self.holds(row, self.last)]
+
     def count(self, head: int, at: int) -> int:
         """Return how many facts of `head` held after change `at`."""
         if at >= self._number.get(head, 0):

@@ -68,7 +68,7 @@ class DurableMemory(KnowledgeMemory):
             if generations.current(folder) is None:
                 first = cls(settings, encoder) if start is None else start
                 generations.begin(folder, 1, 1, encoder.name, first.lay_down)
-            generation = generations.current(folder)
+            generation = generations.upgraded(folder)
             assert generation is not None
             journal = Journal(generation.journal(folder), sync)
             memory = cls.open(folder, settings, encoder)
@@ -83,7 +83,11 @@ class DurableMemory(KnowledgeMemory):
         return memory
 
     def upsert(
-        self, facts: Sequence[Fact], replace: bool = False, progress: Progress | None = None
+        self,
+        facts: Sequence[Fact],
+        replace: bool = False,
+        progress: Progress | None = None,
+        on: str = "",
     ) -> Receipt:
         """Add `facts` as `KnowledgeMemory.upsert` does; they are in the folder when this returns.
 
@@ -91,24 +95,33 @@ class DurableMemory(KnowledgeMemory):
             UserError: as there; or the folder can't be written to. Nothing is changed then, except that with
                 the policy `group` a disk that fails late ends the writing: see `Journal.settle`.
         """
-        receipt = super().upsert(facts, replace, progress)
+        receipt = super().upsert(facts, replace, progress, on)
         self._journal.settle()
         return receipt
 
-    def delete(self, facts: Iterable[Key]) -> Receipt:
+    def delete(self, facts: Iterable[Key], on: str = "") -> Receipt:
         """Remove facts as `KnowledgeMemory.delete` does; the folder knows when this returns.
 
         Raises:
             UserError: as `upsert`, or a fact is not in the memory.
         """
-        receipt = super().delete(facts)
+        receipt = super().delete(facts, on)
+        self._journal.settle()
+        return receipt
+
+    def advance(self, on: str = "") -> Receipt:
+        """Let time go on as `KnowledgeMemory.advance` does; the folder knows when this returns.
+
+        Raises:
+            UserError: as `upsert`, or the date can't be.
+        """
+        receipt = super().advance(on)
         self._journal.settle()
         return receipt
 
     def append(self, rows: Int[np.ndarray, "n 3"]) -> list[int]:
         """Let facts of known names hold, given by the rows of these; return their ids."""
-        keys, relations = self.entities.keys, self.relations.keys
-        return self.upsert([Fact(keys[h], relations[r], keys[t]) for h, r, t in rows.tolist()]).facts
+        return self.upsert([Fact(*self._keys_of(row)) for row in rows.tolist()]).facts
 
     def _commit(self, change: Change) -> tuple[list[int], list[int]]:
         payload, number = encoded(change), self._journal.next

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.config import UserError
+from pipeline.memory.dates import Period
 from pipeline.shapes import CandidateFacts, CandidateScores, Vectors
 
 Key = tuple[str, str, str]
@@ -25,11 +27,33 @@ class Fact:
     head_label: str = ""
     relation_noun: str = ""
     tail_label: str = ""
+    start: str = ""
+    """First date that it holds on: a year, a month or a day by ISO 8601; empty where it is unknown."""
+    end: str = ""
+    """Date from which on it holds no longer; empty where it is unknown."""
+    source: str = ""
+    """Who says so; empty where that is unknown."""
 
     @property
     def key(self) -> Key:
         """The stable key of the fact."""
         return self.head, self.relation, self.tail
+
+    @property
+    def dated(self) -> bool:
+        """Whether it comes with a date or a source."""
+        return bool(self.start or self.end or self.source)
+
+    def period(self, on: str) -> Period:
+        """Return the period that it holds for, as written on a date.
+
+        Raises:
+            UserError: a bound is no date, or the end is not after the start.
+        """
+        try:
+            return Period(self.start, self.end, self.source, on).checked()
+        except ValueError as error:
+            raise UserError(f"fact {str(self)!r}: {error}") from error
 
     def __str__(self) -> str:
         return " | ".join(self.key)
@@ -126,7 +150,14 @@ class Receipt:
     relations: int = 0
     """New relations."""
     superseded: list[int] = field(default_factory=list)
-    """Ids of the facts of the same slots that a replacing upsert removed."""
+    """Ids of the facts of the same slots that gave way to a replacing upsert, for good or for a time."""
+    lost: dict[int, str] = field(default_factory=dict)
+    """Of facts that were written but don't hold for all of the time that they were written for, by id: what
+    stands against them, and why."""
+    begun: list[int] = field(default_factory=list)
+    """Ids of facts that hold from now on because their date has come."""
+    ended: list[int] = field(default_factory=list)
+    """Ids of facts that hold no longer because their date has come."""
 
 
 class Found(NamedTuple):

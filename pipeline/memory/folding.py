@@ -9,32 +9,38 @@ import torch
 from pipeline.config import UserError
 from pipeline.memory.base import CODES, RELATIONS, Base
 from pipeline.memory.build import Named, build
+from pipeline.memory.chronicle import Chronicle
 from pipeline.memory.coding import CodesWriter
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.flat import REMEDY, FlatWriter
 from pipeline.memory.names import BLOCK, Names, Shelved
 from pipeline.memory.triples import Triples
 
+PERIODS = "periods"
 FACTS = 1 << 20
 """Facts read at once."""
 
 
-def fold(folder: Path, names: Mapping[str, Names], facts: Triples) -> Base:
+def fold(folder: Path, names: Mapping[str, Names], facts: Triples, chronicle: Chronicle) -> Base:
     """Write what a memory holds now as a base, the rows of its names as they are.
 
-    Facts that don't hold are left out. Codes of names that were in a base are copied.
+    Of facts that don't hold no more than their periods is kept. Codes of names that were in a base are
+    copied.
 
     Args:
         folder: must not be there yet.
         names: entities and relations.
         facts: of these.
+        chronicle: the periods of the facts.
 
     Raises:
         UserError: there is no room; nothing of it is left then.
     """
     entities, relations = names["entities"], names["relations"]
 
-    def vectors(files: FlatWriter) -> None:
+    def more(files: FlatWriter) -> None:
+        if len(chronicle):
+            files.column(PERIODS, np.uint8).append(np.frombuffer(chronicle.packed(), np.uint8))
         if not len(entities):
             return
         old = facts.base.entity_codes if facts.base else None
@@ -53,7 +59,7 @@ def fold(folder: Path, names: Mapping[str, Names], facts: Triples) -> Base:
         for block in relations.blocks():
             column.append(block.vectors.numpy())
 
-    return build(folder, _named(entities), _named(relations), facts.held(FACTS), more=vectors)[0]
+    return build(folder, _named(entities), _named(relations), facts.held(FACTS), more=more)[0]
 
 
 def _named(names: Names) -> Named:
@@ -61,8 +67,12 @@ def _named(names: Names) -> Named:
     return ((block.keys, block.texts) for block in names.blocks(vectors=False))
 
 
-def opened(folder: Path, encoder: TextEncoder) -> tuple[dict[str, Names], Triples]:
-    """Return the names and facts of the base in `folder`; the entities stay on disk.
+Held = tuple[dict[str, Names], Triples, Chronicle]
+"""Names by kind, facts of these and their periods."""
+
+
+def opened(folder: Path, encoder: TextEncoder) -> Held:
+    """Return what the base in `folder` holds; entities and facts stay on disk.
 
     Raises:
         UserError: a file is missing or damaged, or it was built without vectors.
@@ -76,14 +86,35 @@ def opened(folder: Path, encoder: TextEncoder) -> tuple[dict[str, Names], Triple
         rows = np.arange(len(base.relation_keys))
         vectors = torch.from_numpy(base.relation_vectors[rows])
         names["relations"].restore(base.relation_keys.many(rows), base.relation_texts.many(rows), vectors)
-    return names, Triples(base=base)
+    facts = Triples(base=base)
+    return names, facts, _chronicle(base, facts)
 
 
-def loaded(folder: Path, encoder: TextEncoder) -> tuple[dict[str, Names], Triples]:
-    """Return the names and facts of the base in `folder`, in RAM."""
-    held, facts = opened(folder, encoder)
+def _chronicle(base: Base, facts: Triples) -> Chronicle:
+    """Return the periods that a base keeps.
+
+    Args:
+        base: maybe without any.
+        facts: its own.
+    """
+    chronicle = Chronicle(facts)
+    if PERIODS in base.files.arrays:
+        try:
+            content = base.files[PERIODS].tobytes()
+            chronicle.restore(content, base.entities, len(base.relation_keys))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{base.files.folder / PERIODS}.bin: damaged ({error}); {REMEDY}") from error
+    return chronicle
+
+
+def loaded(folder: Path, encoder: TextEncoder) -> Held:
+    """Return what the base in `folder` holds, in RAM."""
+    held, facts, _ = opened(folder, encoder)
+    base = facts.base
+    assert base is not None
     names = {kind: Names(encoder) for kind in held}
     for kind, part in held.items():
         for block in part.blocks():
             names[kind].restore(*block)
-    return names, Triples(facts.rows)
+    mine = Triples(base.triples(np.arange(len(base))))
+    return names, mine, _chronicle(base, mine)

@@ -9,6 +9,7 @@ from pipeline.memory import generations
 from pipeline.memory.changes import Change
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
+from pipeline.memory.replay import journaled
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 
@@ -50,7 +51,8 @@ class FollowingMemory(KnowledgeMemory):
                 self._take(held)
             return 1
         before = self._held.last
-        since, last = generations.journaled(self._folder, generation, self._names, before)
+        journal = generation.journal(self._folder)
+        since, last = journaled(journal, generation.first, self._names, before)
         if last is None or last == before:
             return 0
         KnowledgeMemory._commit(self, since)
@@ -58,7 +60,11 @@ class FollowingMemory(KnowledgeMemory):
         return last.number - (before.number if before else generation.first - 1)
 
     def upsert(
-        self, facts: Sequence[Fact], replace: bool = False, progress: Progress | None = None
+        self,
+        facts: Sequence[Fact],
+        replace: bool = False,
+        progress: Progress | None = None,
+        on: str = "",
     ) -> Receipt:
         """Refuse to.
 
@@ -67,7 +73,15 @@ class FollowingMemory(KnowledgeMemory):
         """
         raise UserError(f"{self._folder}: open for reading; open it by `DurableMemory.begun` to write")
 
-    def delete(self, facts: Iterable[Key]) -> Receipt:
+    def delete(self, facts: Iterable[Key], on: str = "") -> Receipt:
+        """Refuse to.
+
+        Raises:
+            UserError: always.
+        """
+        return self.upsert([])
+
+    def advance(self, on: str = "") -> Receipt:
         """Refuse to.
 
         Raises:

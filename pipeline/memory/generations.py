@@ -15,8 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,18 +24,21 @@ from safetensors import SafetensorError
 
 from pipeline.config import UserError
 from pipeline.memory import snapshot
-from pipeline.memory.changes import Change, decoded, folded
+from pipeline.memory.changes import Change
+from pipeline.memory.chronicle import Chronicle
 from pipeline.memory.disk import remove, sync_folder, write_whole
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.flat import LIST
 from pipeline.memory.folding import loaded, opened
 from pipeline.memory.journal import Journal
 from pipeline.memory.names import Names
-from pipeline.memory.records import DamageError, Record, records
-from pipeline.memory.triples import MANY, Triples
+from pipeline.memory.records import Record, records
+from pipeline.memory.replay import journaled
+from pipeline.memory.triples import Triples
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
+"""Of manifests. Version 1 knew no dates; its folders are read, and become version 2 to be written to."""
 OURS = re.compile(r"(base|journal)-(\d{6,})")
 
 
@@ -70,18 +73,41 @@ def current(folder: Path) -> Generation | None:
     file = folder / MANIFEST
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or values.get("version") != VERSION:
-            raise ValueError(f"not of version {VERSION}")
+        version = values["version"] if isinstance(values, dict) else 0
+        if not isinstance(version, int) or version < 1:
+            raise ValueError("of no version")
+        if version > VERSION:
+            raise UserError(f"{file}: written by a later version of this program ({version}); use that one")
         generation = Generation(**values)
         plain = int(generation.number), int(generation.first), str(generation.encoder), dict(generation.files)
-        return Generation(VERSION, *plain)
+        return Generation(version, *plain)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         left = sorted(path.name for path in folder.glob("base-*"))
         raise UserError(
             f"{file}: damaged ({error}); restore it from a copy of the folder (it holds {', '.join(left)})"
         ) from error
+
+
+def upgraded(folder: Path) -> Generation | None:
+    """Return `current`, once the manifest in `folder`, which is locked, is of the present version.
+
+    Programs that don't know the version refuse the folder from then on.
+
+    Raises:
+        OSError: it can't be written.
+        UserError: as `current`.
+    """
+    generation = current(folder)
+    if generation is None or generation.version == VERSION:
+        return generation
+    _write(folder, replace(generation, version=VERSION))
+    return current(folder)
+
+
+def _write(folder: Path, generation: Generation) -> None:
+    write_whole(folder / MANIFEST, json.dumps(asdict(generation), indent=1).encode() + b"\n")
 
 
 class Contents(NamedTuple):
@@ -90,6 +116,8 @@ class Contents(NamedTuple):
     names: dict[str, Names]
     """Of the snapshot, by kind."""
     facts: Triples
+    """Of the snapshot."""
+    chronicle: Chronicle
     """Of the snapshot."""
     since: Change
     """What changed since."""
@@ -121,98 +149,27 @@ def read(folder: Path, encoder: TextEncoder, layout: str) -> Contents:
         )
     base = generation.base(folder)
     try:
-        names, facts = _snapshot(base, encoder, layout)
+        held = _snapshot(base, encoder, layout)
     except UserError as error:
         if _is_base(base):
             raise
         reason = str(error).partition("(")[2].rpartition(";")[0].removesuffix(")")
         raise UserError(f"{base}: damaged ({reason}); restore the folder from a copy of it") from error
-    since, last = journaled(folder, generation, names)
-    return Contents(names, facts, since, generation, last)
+    since, last = journaled(generation.journal(folder), generation.first, held[0])
+    return Contents(*held, since, generation, last)
 
 
-def _snapshot(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples]:
-    """Return names and facts of a snapshot or a base."""
+def _snapshot(folder: Path, encoder: TextEncoder, layout: str) -> tuple[dict[str, Names], Triples, Chronicle]:
+    """Return names, facts and their periods, of a snapshot or a base."""
     if _is_base(folder):
         return opened(folder, encoder) if layout == "factored" else loaded(folder, encoder)
     names = {kind: Names(encoder) for kind in ("entities", "relations", "slots")}
-    return names, snapshot.read(folder, names)
+    return names, *snapshot.read(folder, names)
 
 
 def _is_base(folder: Path) -> bool:
     """Return whether `folder` holds a base, maybe without its list."""
     return (folder / LIST).exists() or any(folder.glob("*.bin"))
-
-
-def journaled(
-    folder: Path, generation: Generation, names: Mapping[str, Names], after: Record | None = None
-) -> tuple[Change, Record | None]:
-    """Return what changed since the snapshot of `generation`, and the last record that tells of it.
-
-    Args:
-        folder: of the memory.
-        generation: says which journal.
-        names: those that are known before.
-        after: the record behind which to begin; None begins with the first one.
-
-    Raises:
-        DamageError: a record is no change, or changes what isn't there.
-        UserError: the journal is missing.
-    """
-    file = generation.journal(folder)
-    read, damage = _read(file, after)
-    if read and after is None and read[0][0].number != generation.first:
-        raise DamageError(file, 0, f"begins with record {read[0][0].number}, not {generation.first}")
-    ends = {end for _, change in read for fact in change.written for end in (fact[0], fact[2])}
-    if len(ends) > MANY:
-        names["entities"].look_up(list(ends))
-    _check(read, names, file)
-    if damage is not None:
-        raise damage
-    last = read[-1][0] if read else after
-    return folded(change for _, change in read), last
-
-
-def _check(read: Sequence[tuple[Record, Change]], names: Mapping[str, Names], file: Path) -> None:
-    """Raise DamageError where a change is of names that aren't known, or takes known ones for new."""
-    later: dict[str, set[str]] = {kind: set() for kind in names}
-
-    def known(kind: str, key: str) -> bool:
-        return key in later[kind] or key in names[kind]
-
-    for record, change in read:
-        try:
-            for kind, new in change.new.items():
-                if len(set(new.keys)) < len(new.keys) or any(known(kind, key) for key in new.keys):
-                    raise ValueError(f"{kind} that are known come as new")
-                later[kind].update(new.keys)
-            for head, relation, tail in [*change.written, *change.removed]:
-                if not (known("entities", head) and known("entities", tail) and known("relations", relation)):
-                    raise ValueError(f"{head} | {relation} | {tail} holds an unknown name")
-        except (ValueError, KeyError) as error:
-            raise DamageError(file, record.start, f"record {record.number}: {error}") from error
-
-
-def _read(file: Path, after: Record | None) -> tuple[list[tuple[Record, Change]], DamageError | None]:
-    """Return the records of a journal behind `after` with their changes, and what ends them too early.
-
-    Raises:
-        UserError: it can't be read.
-    """
-    found: list[tuple[Record, Change]] = []
-    try:
-        for record in records(file, after):
-            try:
-                found.append((record._replace(payload=b""), decoded(record.payload)))
-            except (ValueError, TypeError, KeyError) as error:
-                return found, DamageError(file, record.start, f"record {record.number}: {error}")
-    except DamageError as error:
-        return found, error
-    except OSError as error:
-        raise UserError(
-            f"{file}: can't be read ({error.strerror}); restore the folder from a copy of it"
-        ) from error
-    return found, None
 
 
 def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[Path], None]) -> Generation:
@@ -236,7 +193,7 @@ def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[
         generation = Generation(VERSION, number, first, encoder, _checksums(base))
         sync_folder(base)
         Journal.create(journal, first)
-        write_whole(folder / MANIFEST, json.dumps(asdict(generation), indent=1).encode() + b"\n")
+        _write(folder, generation)
     except (OSError, SafetensorError, UserError) as error:
         counting = current(folder)
         if counting is None or counting.number != number:

@@ -5,11 +5,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO, cast
 
 from pipeline.config import UserError
+from pipeline.memory.dates import close
 from pipeline.memory.facts import Fact
 from pipeline.memory.statements import cleaned
 
@@ -21,7 +22,7 @@ MARK = "\ufeff"
 """What some editors begin a UTF-8 file with."""
 
 
-def facts(file: str) -> Iterator[tuple[int, Fact | UserError]]:
+def facts(file: str, through: bool = False) -> Iterator[tuple[int, Fact | UserError]]:
     """Yield the number (from 1) and the fact of each line that isn't blank, or what is wrong with the line.
 
     A line is a JSON object with the fields of `Fact` where the first one begins with a brace; else columns
@@ -29,6 +30,7 @@ def facts(file: str) -> Iterator[tuple[int, Fact | UserError]]:
 
     Args:
         file: its path, which may end in .gz, or `-` for the standard input.
+        through: whether an end is the last year, month or day that a fact held in.
 
     Raises:
         UserError: the file can't be read.
@@ -47,7 +49,7 @@ def facts(file: str) -> Iterator[tuple[int, Fact | UserError]]:
                         columns, is_header = _columns(line)
                         if is_header:
                             continue
-                    yield number, _fact(line, columns)
+                    yield number, _fact(line, columns, through)
                 except UserError as error:
                     yield number, UserError(f"{where}, line {number}: {error}")
     except (OSError, EOFError) as error:
@@ -95,11 +97,11 @@ def _columns(line: str) -> tuple[tuple[str, ...], bool]:
     return NEEDED, False
 
 
-def _fact(line: str, columns: tuple[str, ...]) -> Fact:
+def _fact(line: str, columns: tuple[str, ...], through: bool) -> Fact:
     """Return the fact of a line.
 
     Raises:
-        UserError: it has another form.
+        UserError: it has another form, or a date can't be.
     """
     if columns:
         cells = line.split("\t")
@@ -111,7 +113,14 @@ def _fact(line: str, columns: tuple[str, ...]) -> Fact:
     else:
         values = _object(line)
     given = {name: cleaned(text) for name, text in values.items() if name in NEEDED or text.strip()}
-    return Fact(**given)
+    fact = Fact(**given)
+    if through and fact.end:
+        try:
+            fact = replace(fact, end=close(fact.end))
+        except ValueError as error:
+            raise UserError(f"fact {str(fact)!r}: {error}") from error
+    fact.period("")
+    return fact
 
 
 def _object(line: str) -> dict[str, str]:

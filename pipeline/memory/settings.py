@@ -41,6 +41,8 @@ class Memory:
     """Of the codes that a search by `codes` compares in full: those whose first 192 bits differ least."""
     beam: int
     """Facts of the first hop whose tails are gone on from, for methods of two hops; 0 stays there."""
+    sources: list[str]
+    """Who is believed where facts of one slot conflict, best first; all others alike, below these."""
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -59,3 +61,8 @@ class Memory:
                 raise ValueError(f"memory.{name} must be 0 or more, not {getattr(self, name)}")
         if self.k > self.N:
             raise ValueError(f"memory.k ({self.k}) must not exceed memory.N ({self.N})")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        if len(set(self.sources)) < len(self.sources) or not all(name.strip() for name in self.sources):
+            raise ValueError(f"memory.sources must name each source once, not {self.sources}")

@@ -10,14 +10,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import UserError
+from pipeline.memory.chronicle import Chronicle
 from pipeline.memory.names import Names
 from pipeline.memory.triples import Triples
 
 PARTS = ("head", "relation", "tail")
+PERIODS = "periods.parquet"
+"""What a memory of which nothing is dated has no use for."""
 
 
-def write(folder: Path, names: Mapping[str, Names], triples: Triples) -> None:
-    """Write `names`, each under its own name, and the facts that hold to `folder`."""
+def write(folder: Path, names: Mapping[str, Names], triples: Triples, chronicle: Chronicle) -> None:
+    """Write `names`, each under its own name, the facts that hold and the periods of facts to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: part.vectors.half().cpu().contiguous() for name, part in names.items()},
@@ -26,12 +29,16 @@ def write(folder: Path, names: Mapping[str, Names], triples: Triples) -> None:
     for name, part in names.items():
         texts = {"key": pa.array(part.keys, pa.string()), "text": pa.array(part.texts, pa.string())}
         pq.write_table(pa.table(texts), folder / f"{name}.parquet")
+    if len(chronicle):
+        (folder / PERIODS).write_bytes(chronicle.packed())
+    else:
+        (folder / PERIODS).unlink(missing_ok=True)
     live = triples.rows[triples.alive]
     pq.write_table(pa.table({part: live[:, i] for i, part in enumerate(PARTS)}), folder / "facts.parquet")
 
 
-def read(folder: Path, names: Mapping[str, Names]) -> Triples:
-    """Fill `names`, which are empty, from what `write` left in `folder` and return the facts.
+def read(folder: Path, names: Mapping[str, Names]) -> tuple[Triples, Chronicle]:
+    """Fill `names`, which are empty, from what `write` left in `folder`; return the facts and their periods.
 
     Raises:
         UserError: a file is missing or damaged, or the files don't belong together.
@@ -46,8 +53,14 @@ def read(folder: Path, names: Mapping[str, Names]) -> Triples:
         for column, end, kind in zip(rows.T, PARTS, ("entities", "relations", "entities"), strict=True):
             if len(column) and not 0 <= column.min() <= column.max() < len(names[kind]):
                 raise ValueError(f"facts.parquet names a {end} that {kind}.parquet doesn't hold")
+        triples = Triples(rows)
+        chronicle = Chronicle(triples)
+        if (folder / PERIODS).exists():
+            chronicle.restore(
+                (folder / PERIODS).read_bytes(), len(names["entities"]), len(names["relations"])
+            )
     except (OSError, SafetensorError, pa.ArrowInvalid, KeyError, ValueError) as error:
         raise UserError(
             f"{folder}: not a memory ({error}); run the stage `index` (`dvc repro index`)"
         ) from error
-    return Triples(rows)
+    return triples, chronicle

@@ -1,9 +1,11 @@
 """Facts as a user writes them, `Head | relation | Tail`, by label or key."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from pipeline.config import UserError
-from pipeline.memory.facts import Fact
+from pipeline.memory.dates import Period
+from pipeline.memory.facts import Fact, Receipt
 from pipeline.memory.labels import SHOWN, Labels
 from pipeline.memory.store import KnowledgeMemory
 
@@ -67,19 +69,37 @@ class Editor:
         head = fact.head if fact.head_label else self.entities.key(fact.head)
         relation = fact.relation if fact.relation_noun else self.relations.key(fact.relation)
         tail = fact.tail if fact.tail_label else self.entities.key(fact.tail)
-        labels = fact.head_label or fact.head, fact.relation_noun or fact.relation
-        return Fact(head, relation, tail, *labels, fact.tail_label or fact.tail)
+        named = fact.head_label or fact.head, fact.relation_noun or fact.relation
+        return dataclasses.replace(
+            fact,
+            head=head,
+            relation=relation,
+            tail=tail,
+            head_label=named[0],
+            relation_noun=named[1],
+            tail_label=fact.tail_label or fact.tail,
+        )
 
-    def upsert(self, statements: Sequence[str], replace: bool) -> tuple[list[int], list[int], list[str]]:
-        """Write facts; return their ids, those of the facts that they superseded, and notes on what is new.
+    def upsert(
+        self, statements: Sequence[str], replace: bool, period: Period | None = None, on: str = ""
+    ) -> tuple[list[int], list[int], list[str]]:
+        """Write facts; return their ids, those of the facts that they superseded, and notes on what happened.
+
+        Args:
+            statements: the facts.
+            replace: whether they supersede the other facts of their slots.
+            period: when all of them hold, and who says so.
+            on: date of the change; empty for today.
 
         Raises:
-            UserError: a statement has another form or an ambiguous name; nothing is written then.
+            UserError: a statement has another form or an ambiguous name, or a date can't be; nothing is
+                written then.
         """
+        dates = period or Period()
         facts: list[Fact] = []
         notes: dict[str, None] = {}
         for head, relation, tail in map(parse, statements):
-            fact = self.named(Fact(head, relation, tail))
+            fact = self.named(Fact(head, relation, tail, "", "", "", dates.start, dates.end, dates.source))
             facts.append(fact)
             ends = (fact.head, head), (fact.tail, tail)
             notes |= {f"new entity {name!r}": None for key, name in ends if key not in self._memory.entities}
@@ -87,25 +107,36 @@ class Editor:
                 alike = self.relations.alike(relation)
                 close = f"; known ones like it: {', '.join(alike)}" if alike else ""
                 notes[f"new relation {relation!r}{close}"] = None
-        receipt = self._memory.upsert(facts, replace=replace)
-        return receipt.facts, receipt.superseded, list(notes)
+        receipt = self._memory.upsert(facts, replace=replace, on=on)
+        told = [*notes, *self.turned(receipt)]
+        told += [f"not at all times: {self._memory.text(row)} {why}" for row, why in receipt.lost.items()]
+        return receipt.facts, receipt.superseded, told
 
-    def delete(self, statements: Sequence[str]) -> list[str]:
-        """Delete facts; return their sentences.
+    def turned(self, receipt: Receipt) -> list[str]:
+        """Return notes on the facts that began and ended by date."""
+        turns = ("begun", receipt.begun), ("ended", receipt.ended)
+        return [f"{what} by its date: {self._memory.text(row)}" for what, rows in turns for row in rows]
+
+    def delete(self, statements: Sequence[str], on: str = "") -> list[str]:
+        """Delete facts, for all dates; return their sentences.
+
+        Args:
+            statements: the facts.
+            on: date of the change; empty for today.
 
         Raises:
             UserError: a statement has another form, or a fact is not in the memory; nothing is deleted then.
         """
         rows = [self._row(statement) for statement in statements]
         sentences = [self._memory.text(row) for row in rows]
-        self._memory.delete([self._memory.fact(row).key for row in rows])
+        self._memory.delete([self._memory.key(row) for row in rows], on)
         return sentences
 
     def _row(self, statement: str) -> int:
         head, relation, tail = parse(statement)
         keys = self.entities.find(head), self.relations.find(relation), self.entities.find(tail)
         if keys[0] and keys[1] and keys[2]:
-            row = self._memory.find(keys[0], keys[1], keys[2])
+            row = self._memory.known((keys[0], keys[1], keys[2]))
             if row is not None:
                 return row
         held: list[str] = []

@@ -1,134 +1,167 @@
 """The knowledge memory: facts that can be searched by a question and changed while it is in use."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from threading import RLock
 from typing import Self
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Int
 
 from pipeline.config import UserError
 from pipeline.memory import generations, snapshot
-from pipeline.memory.adjacency import Adjacency
-from pipeline.memory.arrangement import Arrangement
 from pipeline.memory.changes import KINDS, Change
+from pipeline.memory.chronicle import Chronicle
+from pipeline.memory.dates import day
+from pipeline.memory.dating import Settled, date_of, rivals, settled, written
 from pipeline.memory.encoder import Progress, TextEncoder
-from pipeline.memory.facts import Candidates, Fact, Key, Query, Receipt
+from pipeline.memory.facts import Fact, Key, Receipt
 from pipeline.memory.folding import fold
-from pipeline.memory.names import Names
-from pipeline.memory.offsets import Rows
-from pipeline.memory.planning import planned, slot_key, slot_text
-from pipeline.memory.scoring import BATCH
+from pipeline.memory.held import HeldFacts
+from pipeline.memory.planning import planned, slot_key
 from pipeline.memory.settings import Memory
-from pipeline.memory.triples import Triple, Triples
-from pipeline.shapes import CandidateFacts
+from pipeline.memory.triples import Triples
+
+VIEWS = 8
+"""Dates of which what held then is kept until the next change."""
 
 
-class KnowledgeMemory:
-    """Facts over named entities and relations, searched by the vectors of their names.
+class KnowledgeMemory(HeldFacts):
+    """A memory that is changed, and that knows when its facts held.
 
-    Ids are rows of this memory: stable while it lives, not across builds; `fact(id).key` is what is stable.
+    A change has a date, today by default, and lets facts begin and end until then. What held on another date
+    is told by `as_of`. Of facts without dates nothing is kept but that they hold.
 
     Args:
         settings: layout and sizes of the search.
         encoder: turns the names of new entities, relations and slots into vectors.
     """
 
-    def __init__(self, settings: Memory, encoder: TextEncoder) -> None:
-        self.settings = settings
-        self.encoder = encoder
-        self.entities = Names(encoder)
-        self.relations = Names(encoder)
-        self.slots = Names(encoder)
-        self._writing = RLock()  # one change at a time
-        self._state = RLock()  # held while a change is carried out, and while a search takes what it needs
-        self._hold(Triples())
+    _date = ""
+    """Date that this is a view of another memory as of; empty where it is none."""
 
-    def _hold(self, facts: Triples) -> None:
-        self._facts = facts
-        self.arrangement = Arrangement(facts, self._names, self.settings, self.device, self._state)
+    def _hold(self, facts: Triples, chronicle: Chronicle) -> None:
+        super()._hold(facts, chronicle)
+        self._past: dict[str, KnowledgeMemory] = {}  # views that were asked for since the last change
 
     def _take(self, held: generations.Contents) -> None:
         """Hold what was read from a folder, and nothing else."""
         self.entities, self.relations, self.slots = (held.names[kind] for kind in KINDS)
-        self._hold(held.facts)
+        self._hold(held.facts, held.chronicle)
         KnowledgeMemory._commit(self, held.since)  # a subclass would write it again
 
-    def __len__(self) -> int:
-        return len(self._facts)
-
-    @property
-    def device(self) -> torch.device:
-        """Where vectors are held and searched."""
-        return self.encoder.device
-
-    @property
-    def alive(self) -> Bool[np.ndarray, " M"]:
-        """Which of them hold."""
-        return self._facts.alive
-
-    @property
-    def triples(self) -> Int[np.ndarray, "M 3"]:
-        """Head, relation and tail rows of every fact ever written."""
-        return self._facts.rows
-
-    def columns(self, facts: Int[Tensor, "*n"]) -> Int[Tensor, "3 *n"]:
-        """Return the rows of the heads, relations and tails of `facts`, ids of this memory."""
-        return self._facts.columns(facts)
-
     def upsert(
-        self, facts: Sequence[Fact], replace: bool = False, progress: Progress | None = None
+        self,
+        facts: Sequence[Fact],
+        replace: bool = False,
+        progress: Progress | None = None,
+        on: str = "",
     ) -> Receipt:
-        """Add `facts`; they are found by the next search.
+        """Add `facts`; they are found by the next search, if they hold on the date of the change.
 
         Args:
             facts: with keys; labels and nouns are needed where a key is new.
-            replace: whether a fact supersedes the other facts of its slot.
+            replace: whether a fact supersedes the other facts of its slot, as `pipeline.memory.conflicts`
+                resolves it; those of one call stand side by side.
             progress: wraps the iteration over batches of new texts.
+            on: date of the change; empty for today.
 
         Returns:
             A receipt with the ids of the facts, old or new, in the order given.
 
         Raises:
-            UserError: a new entity or relation comes without a name, or a field is empty; nothing is
-                changed then.
+            UserError: a new entity or relation comes without a name, a field is empty, or a date can't be;
+                nothing is changed then.
         """
         with self._writing:
             change = planned(facts, self._names, self.settings.layout, progress)
-            if replace:
-                change = dataclasses.replace(change, removed=self._others(change.written))
-            rows, gone = self._commit(change)
-        entities, relations = (len(change.new[kind].keys) for kind in ("entities", "relations"))
-        return Receipt(rows, entities, relations, sorted(gone))
+            new = len(change.new["entities"].keys), len(change.new["relations"].keys)
+            against = rivals(facts, self) if replace else {}
+            if not (against or on or len(self.chronicle) or any(fact.dated for fact in facts)):
+                return Receipt(self._commit(change)[0], *new)
+            made = settled(change, facts, against, date_of(on, self), self)
+            rows = dict(zip(made.change.written, self._commit(made.change)[0], strict=True))
+            return self._receipt(made, rows, change.written, new)
 
-    def _others(self, written: Sequence[Key]) -> list[Key]:
-        """Return the facts that hold in the slots of `written` without being among them."""
-        slots = dict.fromkeys(key[:2] for key in written if key[0] in self.entities)
-        keep = set(written)
-        held = [
-            self._key(row)
-            for head, relation in slots
-            if relation in self.relations
-            for row in self.slot(self.entities.row(head), self.relations.row(relation))
-        ]
-        return [key for key in held if key not in keep]
+    def _receipt(
+        self,
+        made: Settled,
+        found: Mapping[Key, int] | None = None,
+        facts: Sequence[Key] = (),
+        new: tuple[int, int] = (0, 0),
+    ) -> Receipt:
+        """Return the receipt for a change that was carried out to these facts; `found` holds rows of some."""
+        known = dict(found or {})
+
+        def rows(keys: Collection[Key]) -> list[int]:
+            if others := [key for key in keys if key not in known]:
+                known.update(zip(others, self._facts.place(list(map(self._triple, others))), strict=True))
+            return [known[key] for key in keys]
+
+        outcome = made.outcome
+        with self._state:
+            lost = zip(rows(outcome.lost), outcome.lost.values(), strict=True)
+            told = {row: f"{self.text(rows([loss.winner])[0])} It is {loss.why}." for row, loss in lost}
+            superseded = sorted(rows(outcome.superseded))
+            return Receipt(rows(facts), *new, superseded, told, rows(made.begun), rows(made.ended))
 
     def _commit(self, change: Change) -> tuple[list[int], list[int]]:
         """Carry out a change that was checked; return the ids written and removed."""
+        if self._date:
+            raise UserError(f"what held as of {self._date} can't be changed; change the memory that it is of")
         with self._state:
+            self._past = {}
             for kind, new in change.new.items():
                 if new.keys:
                     self._names[kind].restore(*new)
             gone = [row for key in change.removed if (row := self.find(*key)) is not None]
             went = self._facts.remove(gone)
             rows, came = self._facts.add([self._triple(key) for key in change.written])
+            if change.on:
+                dated = self._facts.place([self._triple(key) for key in change.dated]) if change.dated else []
+                self.chronicle.take(dict(zip(dated, change.dated.values(), strict=True)), change.on)
             self.arrangement.changed(went, came)
         return rows, gone
+
+    def advance(self, on: str = "") -> Receipt:
+        """Let time go on to a date: facts begin and end.
+
+        Args:
+            on: the date; empty for today.
+
+        Raises:
+            UserError: it is no date, or before the memory's.
+        """
+        with self._writing:
+            made = settled(Change(), (), {}, date_of(on, self), self)
+            if made.change.on != self.chronicle.on:
+                self._commit(made.change)
+            return self._receipt(made)
+
+    def as_of(self, date: str) -> "KnowledgeMemory":
+        """Return what held on a date by all that is known now, to be looked up and searched, not changed.
+
+        It stays as it is when this memory changes. Facts without dates held ever.
+
+        Args:
+            date: of any precision; a year or a month stands for its first day.
+
+        Raises:
+            UserError: it is no date.
+        """
+        on = written(date)
+        with self._state:
+            if on not in self._past:
+                went, came = self.chronicle.differing(day(on))
+                facts = self._facts.overlaid(went, came)
+                past = KnowledgeMemory(self.settings, self.encoder)
+                past.entities, past.relations, past.slots = self.entities, self.relations, self.slots
+                past._state, past._date = self._state, on
+                past._hold(facts, self.chronicle.as_of(on, facts))
+                past.arrangement = self.arrangement.overlaid(facts, went, came)
+                kept = list(self._past.items())[1 - VIEWS :]
+                self._past = dict([*kept, (on, past)])
+            return self._past[on]
 
     def append(self, rows: Int[np.ndarray, "n 3"]) -> list[int]:
         """Let facts hold in bulk; return their ids, in the order given.
@@ -136,7 +169,10 @@ class KnowledgeMemory:
         Args:
             rows: of head, relation and tail, which are known, as are the slots in the slot layout.
         """
+        if len(self.chronicle) or self._date:
+            return self.upsert([Fact(*self._keys_of(row)) for row in rows.tolist()]).facts
         with self._writing, self._state:
+            self._past = {}
             found, came = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
             self.arrangement.changed([], came)
         return found
@@ -150,113 +186,31 @@ class KnowledgeMemory:
                 with self._state:
                     self.slots.restore(*new)
 
-    def delete(self, facts: Iterable[Key]) -> Receipt:
-        """Remove facts by stable key; they are not found by the next search.
+    def delete(self, facts: Iterable[Key], on: str = "") -> Receipt:
+        """Take back facts by stable key: they are not found by the next search, and as of no date.
+
+        Args:
+            facts: that hold, or of which a period is known.
+            on: date of the change; empty for today.
 
         Raises:
-            UserError: a fact is not in the memory; nothing is removed then.
+            UserError: a fact is not in the memory, or the date can't be; nothing is removed then.
         """
         keys = list(dict.fromkeys(facts))
         with self._writing:
-            for key in keys:
-                if self.find(*key) is None:
-                    raise UserError(f"fact {' | '.join(key)!r}: not in the memory, so it can't be deleted")
-            _, gone = self._commit(Change(removed=keys))
-        return Receipt(gone)
+            rows = [self._known(key) for key in keys]
+            made = settled(Change(removed=keys), (), {}, date_of(on, self), self)
+            self._commit(made.change)
+            return dataclasses.replace(self._receipt(made), facts=rows)
 
-    def find(self, head: str, relation: str, tail: str) -> int | None:
-        """Return the id of the live fact with that stable key, or None."""
-        if not (head in self.entities and relation in self.relations and tail in self.entities):
-            return None
-        with self._state:
-            return self._facts.find(self._triple((head, relation, tail)))
-
-    def fact(self, row: int) -> Fact:
-        """Return the fact with the id `row`, names included."""
-        return Fact(*self._key(row), *self._named(row))
-
-    def _key(self, row: int) -> Key:
-        head, relation, tail = self._facts.at(np.array([row]))[0].tolist()
-        return self.entities.keys[head], self.relations.keys[relation], self.entities.keys[tail]
-
-    def _triple(self, key: Key) -> Triple:
-        return self.entities.row(key[0]), self.relations.row(key[1]), self.entities.row(key[2])
-
-    def text(self, row: int) -> str:
-        """Return the fact as the sentence that a language model reads."""
-        head, relation, tail = self._named(row)
-        return f"The {relation} of {head} is {tail}."
-
-    def _named(self, row: int) -> tuple[str, str, str]:
-        head, relation, tail = self._facts.at(np.array([row]))[0].tolist()
-        return self.entities.texts[head], self.relations.texts[relation], self.entities.texts[tail]
-
-    def slot_text(self, head: int, relation: int) -> str:
-        """Return the key of a slot, as KG2KV words it."""
-        return slot_text(self.entities.texts[head], self.relations.texts[relation])
-
-    def facts_of(self, entity: int) -> list[int]:
-        """Return the ids of the live facts whose head is `entity`."""
-        return self.arrangement.of(entity)
-
-    def slot(self, head: int, relation: int) -> list[int]:
-        """Return the ids of the live facts of a slot."""
-        return self.arrangement.slot(head, relation)
-
-    def counts(self, heads: Rows) -> Rows:
-        """Return how many live facts each of `heads` heads."""
-        return self.arrangement.counts(heads)
-
-    def search(self, query: Query, n: int | None = None) -> Candidates:
-        """Return the n facts (by default N) that fit each question best; see `Scoring` for how well.
-
-        Facts of one slot follow each other.
-        """
-        wanted = n or self.settings.N
-        with self._state:  # a change goes on beside what is taken here, not into it
-            if not len(self) or not len(query.key):
-                return Candidates.none(len(query.key), wanted, self.device)
-            scoring = self.arrangement.scoring
-        starts = range(0, len(query.key), BATCH)
-        parts = [scoring.search(query.rows(i, i + BATCH), wanted) for i in starts]
-        return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-    def score(self, query: Query, facts: CandidateFacts, via: CandidateFacts | None = None) -> Candidates:
-        """Return given facts with their scores, with gradients into the query; see `Scoring.score`."""
-        if not self._facts.end:
-            return Candidates.none(len(facts), facts.shape[1], self.device)
-        return self.arrangement.scoring.score(query, facts, via)
-
-    def keys(self, facts: CandidateFacts) -> Float[Tensor, "B N P"]:
-        """Return the base key of each fact, b_k = e_head + r, the sum of its slot's two vectors; 0 for -1."""
-        if not self._facts.end:
-            return torch.zeros(*facts.shape, self.encoder.dimension, device=self.device)
-        return self.arrangement.scoring.keys(facts)
-
-    @contextmanager
-    def only(self, rows: Sequence[int]) -> Iterator[None]:
-        """Hold the facts `rows` alone inside this block, in which nothing may be changed."""
-        alive = self._facts.alive
-        self._facts.alive = np.isin(np.arange(len(alive)), rows) & alive
-        self.arrangement.drop()
-        try:
-            yield
-        finally:
-            self._facts.alive = alive
-            self.arrangement.drop()
-
-    @property
-    def adjacency(self) -> Adjacency:
-        """The live facts by head and by slot, in arrays, rebuilt after a change."""
-        return self.arrangement.adjacency
-
-    @property
-    def _names(self) -> dict[str, Names]:
-        return {"entities": self.entities, "relations": self.relations, "slots": self.slots}
+    def _known(self, key: Key) -> int:
+        if (row := self.known(key)) is None:
+            raise UserError(f"fact {' | '.join(key)!r}: not in the memory, so it can't be deleted")
+        return row
 
     def snapshot(self, folder: Path) -> None:
         """Write the memory to `folder`, from which `open` reads it back into RAM."""
-        snapshot.write(folder, self._names, self._facts)
+        snapshot.write(folder, self._names, self._facts, self.chronicle)
 
     def lay_down(self, folder: Path) -> None:
         """Write the memory to a new `folder`, from which `open` maps it: as a base.
@@ -267,7 +221,7 @@ class KnowledgeMemory:
             UserError: there is no room.
         """
         if self.settings.layout == "factored":
-            fold(folder, self._names, self._facts)
+            fold(folder, self._names, self._facts, self.chronicle)
         else:
             self.snapshot(folder)
 
@@ -290,7 +244,7 @@ class KnowledgeMemory:
                 if generations.current(folder) == generation:  # else it was merged meanwhile
                     raise
         memory._take(held)
-        if settings.layout == "slot" and len(memory):
+        if settings.layout == "slot" and memory._facts.end:
             if not len(memory.slots) and generation is None:
                 raise UserError(
                     f"{folder}: holds no slot vectors, which memory.layout=slot needs; run the stage `index`"

@@ -1,7 +1,8 @@
 """The rows of a memory's facts: which there are and which hold."""
 
+import copy
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -101,18 +102,22 @@ class Triples:
         found = torch.from_numpy(self.at(rows.reshape(-1).cpu().numpy()))
         return found.T.reshape(3, *rows.shape).to(rows.device)
 
-    def add(self, facts: Sequence[Triple]) -> Added:
-        """Let `facts` hold."""
+    def place(self, facts: Sequence[Triple]) -> list[int]:
+        """Return the rows of `facts`, new ones where they had none; whether they hold stays as it is."""
         rows, end = self._find_all(facts), self.end
         new = dict.fromkeys(triple for triple, row in zip(facts, rows, strict=True) if row is None)
         if new:
             self._row.update({triple: end + i for i, triple in enumerate(new)})
             self._rows.append(torch.tensor(list(new)))
             self._alive.append(torch.zeros(len(new), dtype=torch.bool))
-        known = [self._row[triple] if row is None else row for triple, row in zip(facts, rows, strict=True)]
-        fresh = [row for row in dict.fromkeys(known) if row >= end or not self.holds(row)]
+        return [self._row[triple] if row is None else row for triple, row in zip(facts, rows, strict=True)]
+
+    def add(self, facts: Sequence[Triple]) -> Added:
+        """Let `facts` hold."""
+        end, rows = self.end, self.place(facts)
+        fresh = [row for row in dict.fromkeys(rows) if row >= end or not self.holds(row)]
         self._turn(fresh, True)
-        return Added(known, fresh)
+        return Added(rows, fresh)
 
     def remove(self, rows: Iterable[int]) -> list[int]:
         """Let the facts of `rows` hold no longer; return those that did."""
@@ -136,8 +141,25 @@ class Triples:
 
     def find(self, triple: Triple) -> int | None:
         """Return the row of a fact that holds, or None."""
-        row = self._find(triple)
+        row = self.known(triple)
         return row if row is not None and self.holds(row) else None
+
+    def known(self, triple: Triple) -> int | None:
+        """Return the row of a fact that holds or doesn't, None where it has none."""
+        row = self._find(triple)
+        return row if row is not None and row < self.end else None
+
+    def overlaid(self, went: Sequence[int], came: Sequence[int]) -> Self:
+        """Return the same facts as they are now, but for those that hold no longer and others that do.
+
+        Nothing may be added to what is returned; what is added here stays out of it.
+        """
+        other = copy.copy(self)
+        other._rows, other._mirror = Growing(self._rows.rows), None
+        other._alive, other._dead = Growing(self._alive.rows.clone()), set(self._dead)
+        other._turn(went, False)
+        other._turn(came, True)
+        return other
 
     def _find_all(self, facts: Sequence[Triple]) -> list[int | None]:
         if self.base is None or len(facts) < MANY:

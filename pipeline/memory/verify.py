@@ -33,6 +33,10 @@ class Contents:
     journal_bytes: int
     changes: int
     """Records of the journal."""
+    dated: int
+    """Facts with a date or a source, those among them that don't hold now."""
+    date: str
+    """Date that the facts which hold are those of; empty where none is dated."""
 
 
 def verify(folder: Path, settings: Memory, encoder: TextEncoder) -> Contents:
@@ -74,6 +78,8 @@ def contents(folder: Path, memory: KnowledgeMemory) -> Contents:
         sum(file.stat().st_size for file in base.iterdir() if file.is_file()),
         journal.stat().st_size if journal else 0,
         sum(1 for _ in records(journal)) if journal else 0,
+        len(memory.chronicle),
+        memory.chronicle.on,
     )
 
 

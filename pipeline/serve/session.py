@@ -10,6 +10,7 @@ from pipeline.config import UserError
 from pipeline.memory import generations
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.statements import Editor
+from pipeline.memory.store import KnowledgeMemory
 from pipeline.serve.changes import Change, relation_labels
 from pipeline.serve.start import Started, shared_paths, start
 
@@ -55,7 +56,23 @@ class Session:
         self.system = started.system
         self.adapter = started.adapter
         self.origin = started.memory
-        self._editor = Editor(self.system.memory, relation_labels(shared_paths().kv))
+        self._memory = started.system.memory
+        self._edit(self._memory)
+
+    def _edit(self, memory: KnowledgeMemory) -> None:
+        self.system.memory = memory
+        self._editor = Editor(memory, relation_labels(shared_paths().kv))
+
+    def as_of(self, date: str) -> None:
+        """Answer by what held on a date from now on; that can't be changed.
+
+        Args:
+            date: a year, a month or a day; empty for the present again.
+
+        Raises:
+            UserError: it is no date.
+        """
+        self._edit(self._memory.as_of(date) if date else self._memory)
 
     @classmethod
     def open(
@@ -79,8 +96,8 @@ class Session:
 
     def close(self) -> None:
         """Let other processes write to the memory's folder, where this session may."""
-        if isinstance(self.system.memory, DurableMemory):
-            self.system.memory.close()
+        if isinstance(self._memory, DurableMemory):
+            self._memory.close()
 
     def ask(self, question: str) -> Answer:
         """Return the answer to `question`.

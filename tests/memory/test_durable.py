@@ -190,9 +190,9 @@ def test_a_full_disk_refuses_the_change_and_searches_go_on(
     assert held(KnowledgeMemory.open(tmp_path, memory_settings(), texts)) == {*BASE, ("Q5", "P2", "Q4")}
 
 
-SYNCS_OF_A_MERGE = 52
-"""Of the base: 41 arrays, their list with the folder, the list again, the folder above and its own; then
-journal and manifest, each with the folder, and the journal again."""
+SYNCS_OF_A_MERGE = 53
+"""Of the base: 42 arrays (one of what was superseded), their list with the folder, the list again, the folder
+above and its own; then journal and manifest, each with the folder, and the journal again."""
 
 
 @pytest.mark.parametrize("calls", range(SYNCS_OF_A_MERGE + 1))

@@ -35,7 +35,7 @@ def test_names_keep_their_rows_through_any_number_of_foldings(texts: TextEncoder
         memory.upsert([fact(("Q4", "P0", "Q0"))])
         memory.delete([("Q4", "P0", "Q0")] if turn % 2 else [])
     assert held(memory) == {KEYS[0], KEYS[2], KEYS[3], ("Q4", "P0", "Q0")}
-    names, facts = loaded(tmp_path / "2", texts)
+    names, facts, _ = loaded(tmp_path / "2", texts)
     assert [*names["entities"].keys] == [*memory.entities.keys]
     assert len(facts) == 3
     assert facts.base is None
@@ -54,7 +54,12 @@ def test_codes_without_vectors_are_copied_as_they_are(texts: TextEncoder, tmp_pa
     settings = memory_settings(entities=100, backend="codes")
     first = KnowledgeMemory.open(tmp_path / "first", settings, texts)
     first.upsert([fact(("Q4", "P0", "Q3"))])
-    fold(tmp_path / "second", {"entities": first.entities, "relations": first.relations}, first._facts)
+    fold(
+        tmp_path / "second",
+        {"entities": first.entities, "relations": first.relations},
+        first._facts,
+        first.chronicle,
+    )
     second = KnowledgeMemory.open(tmp_path / "second", settings, texts)
     assert held(second) == {*KEYS, ("Q4", "P0", "Q3")}
     count = len(memory.entities)

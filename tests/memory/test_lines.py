@@ -95,8 +95,8 @@ def test_an_object_that_is_no_fact_is_named(tmp_path: Path, line: str, text: str
 
 
 def test_a_header_of_other_columns_is_refused(tmp_path: Path) -> None:
-    [first, *_] = read(tmp_path, b"head\trelation\ttail\tsource\n")
-    assert "line 1: the columns are head, relation, tail, source; there may be head," in str(first)
+    [first, *_] = read(tmp_path, b"head\trelation\ttail\torigin\n")
+    assert "line 1: the columns are head, relation, tail, origin; there may be head," in str(first)
 
 
 @pytest.mark.parametrize("name", ["absent", "absent.gz", "folder"])

@@ -181,3 +181,26 @@ def test_the_command_prints_one_line_where_it_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {tmp_path / 'absent'}: not a memory")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_dates_of_a_file_and_of_a_command_are_searched_as_of_a_date(memory: Folder, tmp_path: Path) -> None:
+    file = tmp_path / "facts.tsv"
+    header = "head\trelation\ttail\tstart\tend\tsource\n"
+    file.write_text(
+        f"{header}Brazil\tcapital\tRio\t1763\t1959\tatlas\nBrazil\tcapital\tBrasília\t1960\t\tatlas\n"
+    )
+    assert memory("import", str(file), "--through", "--on", "2024")["imported"] == 2
+    found = [
+        [fact["key"][2] for fact in memory("search", "capital of Brazil", "--as-of", date)["facts"]]
+        for date in ("1762-12-31", "1959-12-31", "1960")
+    ]
+    assert found == [[], ["local:Rio"], ["local:Brasília"]]
+    told = memory("upsert", "Brazil | capital | Recife", "--since", "2030", "--until", "2040", "--on", "2025")
+    assert told["superseded"] == ["The capital of Brazil is Brasília."]
+    told = memory("advance", "--on", "2030-01-01")
+    assert (told["date"], told["facts_held"]) == ("2030-01-01", 1)
+    assert "begun by its date: The capital of Brazil is Recife." in told["notes"]
+    assert (memory("stats")["dated"], memory("stats")["date"]) == (3, "2030-01-01")
+    file.write_text(f"{header}Brazil\tcapital\tRio\t1763\t1700\tatlas\n")
+    with pytest.raises(UserError, match=r"line 2: fact .*: the end '1700' is not after the start '1763'"):
+        memory("import", str(file))

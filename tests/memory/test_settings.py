@@ -18,6 +18,8 @@ from tests.tiny import memory_settings
         ({"share": 0}, r"memory\.share must be above 0 and at most 1, not 0"),
         ({"beam": -1}, r"memory\.beam must be at least 0, not -1"),
         ({"entities": -3}, r"memory\.entities must be at least 1, not -3"),
+        ({"sources": ["a", "b", "a"]}, r"memory\.sources must name each source once, not \['a', 'b', 'a'\]"),
+        ({"sources": [" "]}, r"memory\.sources must name each source once"),
         ({"k": 13}, r"memory\.k \(13\) must not exceed memory\.N \(12\)"),
         ({"relation_weight": -0.1}, r"memory\.relation_weight must be 0 or more, not -0\.1"),
         ({"relation_weight": float("nan")}, r"memory\.relation_weight must be 0 or more, not nan"),
