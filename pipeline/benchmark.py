@@ -3,6 +3,7 @@
 import sys
 
 from pipeline.benchmarks.ablation import ablation
+from pipeline.benchmarks.asof import asof
 from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
@@ -22,6 +23,7 @@ from pipeline.benchmarks.variants import variants
 
 COMMANDS = {
     "ablation": ablation,
+    "asof": asof,
     "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,

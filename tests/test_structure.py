@@ -50,6 +50,7 @@ COMMANDS = {
 
 MEASUREMENTS = (
     "pipeline.benchmarks.ablation",
+    "pipeline.benchmarks.asof",
     "pipeline.benchmarks.foldin",
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
@@ -76,6 +77,7 @@ CONFIG_KEYS = {"seed", "paths"}
 UNTRACKED = {
     "logger",
     "ablation",
+    "asof",
     "foldin",
     "footprint",
     "grounding",

@@ -1,8 +1,9 @@
 """Whether a method answers by what held at the time that is asked about: `python -m pipeline.benchmark asof`.
 
-The facts of dated slots are written with their periods, and the same questions are asked of three memories: as
-of the year (`memory.as_of`), of what holds today, and of one that knows no dates. To asof.json go EM by the facts of
-that year, and how often a value of another time is answered, with intervals and paired differences.
+The facts of dated slots are written with their periods, and the same questions are asked of three memories:
+as of the year (`memory.as_of`), of what holds today, and of one that knows no dates. To asof.json go EM by
+the facts of that year, and how often a value of another time is answered, with intervals and paired
+differences.
 """
 
 import json

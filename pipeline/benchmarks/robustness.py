@@ -229,7 +229,7 @@ def picture(figures: Sequence[Row], settings: Robustness) -> Figure:
     """Return EM over the share of false updates, a panel an entry and attack, a line a defence."""
     styles = style_of(settings.defences)
     with matplotlib.rc_context(STYLE):
-        size = 3.2 * len(settings.attacks), 3 * len(settings.entries)
+        size = 2 + 3.2 * len(settings.attacks), 1 + 3 * len(settings.entries)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(len(settings.entries), len(settings.attacks), sharey=True, squeeze=False)
         for across, entry in zip(panels, settings.entries, strict=True):

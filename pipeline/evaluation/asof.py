@@ -78,12 +78,15 @@ def dated(graph: Graph, settings: AsOf, seed: int) -> list[Dated]:
         facts = slots.facts(slot, live)
         if folds[facts[0]] != FOLD or not all(starts[fact] for fact in facts):
             continue
-        years = sorted({starts[fact] for fact in facts}, key=day)
-        year = years[random.integers(len(years))]
-        held = [fact for fact in facts if _held(starts[fact], ends[fact], year)]
-        right = slots.answers(held) if held else []
-        wrong = [answer for answer in slots.answers(facts) if answer not in right]
-        if right and wrong:
+        told: list[tuple[str, list[str], list[str]]] = []
+        for year in sorted({starts[fact] for fact in facts}, key=day):
+            held = [fact for fact in facts if _held(starts[fact], ends[fact], year)]
+            right = slots.answers(held) if held else []
+            wrong = [answer for answer in slots.answers(facts) if answer not in right]
+            if right and wrong:
+                told.append((year, right, wrong))
+        if told:
+            year, right, wrong = told[random.integers(len(told))]
             text = settings.wordings[random.integers(len(settings.wordings))]
             text = text.replace("{noun}", graph.nouns[slots.relations[slot]])
             text = text.replace("{name}", graph.labels[slots.heads[slot]])
@@ -105,7 +108,7 @@ def _held(start: str, end: str, year: str) -> bool:
 
 
 def periods(graph: Graph, facts: Sequence[int]) -> list[Fact]:
-    """Return facts with their dates; the end of the tables, the last year they held in, is taken to its close."""
+    """Return facts with their dates; an end in the tables, the last year they held in, goes to its close."""
     starts, ends = graph.facts["start"], graph.facts["end"]
     told = []
     for row, fact in zip(facts, facts_of_graph(graph, facts), strict=True):

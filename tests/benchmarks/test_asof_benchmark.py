@@ -24,7 +24,9 @@ def with_dates(world: SmallWorld) -> Graph:
     file = world.paths.tables / "facts.parquet"
     rows = pq.read_table(file).to_pylist()
     graph = world.graph
-    capitals = [row for row in rows if row["snapshot"] == 0 and graph.relation_labels[row["relation"]] == "capital"]
+    capitals = [
+        row for row in rows if row["snapshot"] == 0 and graph.relation_labels[row["relation"]] == "capital"
+    ]
     for place, row in enumerate(capitals):
         row["start"], row["end"] = "1950", ""
         former = row | {"tail": capitals[place - 1]["tail"], "start": "1900", "end": "1949"}

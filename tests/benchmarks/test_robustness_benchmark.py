@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from pipeline.benchmarks.robustness import robustness
+from pipeline.benchmarks.robustness import robustness, sieved
 from pipeline.config import UserError
 from pipeline.evaluation.poison import Robustness, infect, poison, vouch
 from pipeline.evaluation.runs import drawn
-from pipeline.kg.facts import read_table
+from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.adapter import save_adapter
 from pipeline.weights import Encoder, LanguageModel
 from tests.benchmarks.test_variants_benchmark import SIZES
+from tests.evaluation.toys import table
+from tests.kg.graphs import paths as a_place
 from tests.model.tiny_systems import CPU, opened, ours, shaken
 from tests.rotations import laptop
 from tests.tiny import SEED, SmallWorld, memory_settings
@@ -80,10 +84,9 @@ def test_every_condition_is_measured(
     save_adapter(system, tmp_path / "0" / "mine", {})
     paths = replace(world.indexed(encoder), adapters=tmp_path / "SEED")
     entry = f"ours:{SIZES}@mine"
-    asked = settings(entries=[entry], attacks=["conflict"])
-    rotate = laptop(dimension=8, epochs=2, batch_size=64, negatives=8, evaluate_every=2, device="cpu")
+    asked = settings(entries=[entry], attacks=["conflict"], defences=["none", "provenance", "apart"])
     robustness.run(  # type: ignore[attr-defined]
-        asked, memory_settings(), rotate, lm, encoder, CPU, paths, SEED, tmp_path
+        asked, memory_settings(), laptop(), lm, encoder, CPU, paths, SEED, tmp_path
     )
     told = json.loads((tmp_path / "robustness.json").read_text(encoding="utf-8"))
     assert (tmp_path / "robustness.png").stat().st_size > 1000
@@ -99,6 +102,42 @@ def test_every_condition_is_measured(
     defended = next(row for row in rows if row["defence"] == "provenance" and row["attack"])
     assert attacked["false updates that passed"] == [attacked["attacked"]["n"]]
     assert defended["em"] == clean["em"], "what the trusted source says is read as before"
+
+
+def test_the_sieve_is_set_by_facts_that_were_held_out(tmp_path: Path) -> None:
+    """Each head points exactly at its tail, so that true facts come first and others don't."""
+    heads, tails = 40, 8
+    random = torch.Generator().manual_seed(0)
+    turn = torch.polar(torch.ones(1, 4), 6 * torch.rand(1, 4, generator=random))
+    ends = torch.polar(
+        0.5 + torch.rand(tails, 4, generator=random), 6 * torch.rand(tails, 4, generator=random)
+    )
+    starts = ends.repeat(heads // tails, 1) * turn.conj()
+    vectors = torch.cat([starts, ends])
+    tables = {"entities": vectors, "relations": turn.repeat(2, 1)}
+    parts = {name: torch.cat([values.real, values.imag], dim=1) for name, values in tables.items()}
+    save_file(parts, tmp_path / "rotate.safetensors")
+    facts = [(head, 0, heads + head % tails) for head in range(heads)]
+    facts += [(head, 1, heads) for head in range(heads)]  # so that a head can spare a fact
+    facts += [(head, 0, heads + (head + 1) % tails) for head in range(3)]  # of the next snapshot, and false
+    graph = Graph(
+        table("entities", [(i, f"Q{i}", f"Name {i}", "", []) for i in range(heads + tails)]),
+        table("relations", [(i, f"P{i}", f"relation {i}", "lead", "") for i in range(2)]),
+        table(
+            "facts", [(i, *fact, "", "", "toy", int(i >= 2 * heads), "train") for i, fact in enumerate(facts)]
+        ),
+        table("changes", [(1, "upsert", 2 * heads + extra) for extra in range(3)]),
+    )
+    paths = replace(a_place(tmp_path), rotate=tmp_path)
+    rotate = laptop(validation=0.2, test=0.1)
+    accepts, at_most, told = sieved(graph, paths, rotate, 0, 1.0)
+    assert at_most == 0.0
+    assert told["validation"]["pass"] == told["test"]["pass"] == 1.0
+    assert told["validation"]["with a place"] > 0
+    assert told["later"]["facts"] == 3
+    assert told["later"]["pass"] == 0.0
+    assert accepts(graph.triples[:heads]).all()
+    assert not accepts(graph.triples[2 * heads :]).any()
 
 
 def test_what_can_not_be_is_named(world: SmallWorld, encoder: Encoder) -> None:

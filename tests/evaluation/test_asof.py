@@ -1,6 +1,5 @@
 """Questions about a time, on a graph of clubs that players changed."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +43,7 @@ def test_slots_whose_dates_are_known_are_asked_about_years_that_tell_them_apart(
             assert question.text == "Which team is given for Ann?"
             assert question.facts == (0, 1)
             seen.add((question.year, question.answers, question.others))
-    # In 2004 both held: the end of a table is the last year that a fact held in.
+    # Not 2004, when both held: the end in a table is the last year that a fact held in.
     assert seen == {("2001", ("Reds",), ("Blues",))}
     closed = [(*FACTS[0][:3], "2003", FOLD), *FACTS[1:]]
     for seed in range(20):
