@@ -1,10 +1,11 @@
 """False updates, and what may be done against them.
 
 Before the questions are asked, a share of the slots that they ask for gets a false update. Its value is one
-that the relation leads to elsewhere, or any entity. Three kinds of it:
+that the relation leads to elsewhere, or any entity. Four kinds of it:
 
 - `noise`: the false value is added beside the right one.
 - `conflict`: it supersedes the right one, in the name of a source that nobody knows.
+- `dated`: the same, and it claims to hold from today on: a date counts for more than a source.
 - `forged`: it supersedes the right one in the name of the trusted source itself.
 
 Defences, alone or `all` together:
@@ -27,11 +28,12 @@ from pipeline.config import UserError
 from pipeline.evaluation.runs import Question
 from pipeline.kg.facts import Graph, Ids
 from pipeline.kg.plausibility import Accepts
+from pipeline.memory.dates import today
 from pipeline.memory.facts import Fact
 from pipeline.memory.graph import facts_of_graph
 from pipeline.memory.store import KnowledgeMemory
 
-ATTACKS = ("noise", "conflict", "forged")
+ATTACKS = ("noise", "conflict", "dated", "forged")
 DEFENCES = ("none", "provenance", "plausibility", "apart", "all")
 UNKNOWN = "unknown"
 """The source of false updates that don't lie about it."""
@@ -128,8 +130,13 @@ def poison(
     rows = np.array([[*slot, value] for slot, value in zip(slots, values, strict=False)], dtype=np.int64)
     keys, relations = graph.entities["key"].to_pylist(), graph.relations["key"].to_pylist()
     source = settings.trusted if attack == "forged" else UNKNOWN
+    start = today() if attack == "dated" else ""
     facts = [
-        Fact(keys[h], relations[r], keys[t], graph.labels[h], graph.nouns[r], graph.labels[t], source=source)
+        replace(
+            Fact(keys[h], relations[r], keys[t], graph.labels[h], graph.nouns[r], graph.labels[t]),
+            source=source,
+            start=start,
+        )
         for h, r, t in rows.tolist()
     ]
     answers = [graph.labels[tail] for tail in rows[:, 2].tolist()]

@@ -33,7 +33,7 @@ def settings(**changes: Any) -> Robustness:
     return Robustness(**(values | changes))
 
 
-@pytest.mark.parametrize("attack", ["noise", "conflict", "forged"])
+@pytest.mark.parametrize("attack", ["noise", "conflict", "dated", "forged"])
 @pytest.mark.parametrize("defended", [False, True])
 def test_provenance_keeps_what_unknown_sources_contradict(
     attack: str, defended: bool, world: SmallWorld, encoder: Encoder
