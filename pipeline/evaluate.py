@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.config import Paths, stage
+from pipeline.evaluation.editors import Editing
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.methods import build
 from pipeline.evaluation.runs import Evaluate, run
@@ -14,7 +15,7 @@ from pipeline.weights import Encoder, LanguageModel
 
 @stage
 def evaluate(
-    method: Method | Majority,
+    method: Method | Majority | Editing,
     memory: Memory,
     lm: LanguageModel,
     encoder: Encoder,

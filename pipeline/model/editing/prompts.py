@@ -8,7 +8,7 @@ subject's last token does not depend on the edit, so it is computed once (`Batch
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,10 @@ class Row:
     after: list[int]
     target: list[int]
     """None for a text whose next token is to stay as it was."""
+
+    def moved(self, places: int) -> "Row":
+        """Return the row as one of an edit that stands so many places further back."""
+        return replace(self, edit=self.edit + places)
 
 
 def split(prompt: str) -> tuple[str, str]:
@@ -111,12 +115,13 @@ class Batch:
     Args:
         reader: the language model, in the weights that the edit is made from.
         rows: what to compute.
+        still: whether nothing changes before the subjects' last tokens, so that it is computed once.
     """
 
-    def __init__(self, reader: Reader, rows: Sequence[Row]) -> None:
+    def __init__(self, reader: Reader, rows: Sequence[Row], still: bool = True) -> None:
         self.reader, self.rows = reader, list(rows)
         cache = DynamicCache(config=reader.lm.config)
-        cut = not any(cache.is_sliding)  # a window would count the padding before it
+        cut = still and not any(cache.is_sliding)  # a window would count the padding before it
         before = [row.before if cut else [] for row in rows]
         ends = [([] if cut else row.before) + row.after + row.target[:-1] for row in rows]
         self.at = torch.tensor([0 if cut else len(row.before) for row in rows], device=reader.device)
@@ -197,3 +202,9 @@ def padded(
         ids[place, seen] = torch.tensor(tokens, dtype=torch.long)
         mask[place, seen] = 1
     return ids.to(reader.device), mask.to(reader.device)
+
+
+def means(values: Float[Tensor, "R I"], owners: Int[Tensor, " R"], edits: int) -> Float[Tensor, "E I"]:
+    """Return the mean over the rows of each edit, as k* is over its texts (ROME, eq. 3)."""
+    sums = values.new_zeros(edits, values.shape[1]).index_add(0, owners, values)
+    return sums / torch.bincount(owners, minlength=edits)[:, None]

@@ -19,13 +19,13 @@ from pipeline.config import UserError
 from pipeline.kg.sources.files import located
 from pipeline.model.asking import OPENINGS
 from pipeline.model.editing.places import StoppedError, down, watched
-from pipeline.model.reader import Reader
+from pipeline.model.reader import WRITTEN, Reader
 from pipeline.packages import cache_folder
 
 log = logging.getLogger(__name__)
 LENGTH = 64
 """Tokens of a text."""
-AT_ONCE = 32
+AT_ONCE = 64
 """Texts of a batch."""
 
 
@@ -107,7 +107,9 @@ def _measured(reader: Reader, layers: Sequence[int], settings: Statistics) -> li
 
 
 @torch.no_grad()
-def _keys(reader: Reader, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> dict[int, Float[Tensor, "n I"]]:
+def _keys(
+    reader: Reader, ids: Tensor, mask: Tensor, layers: Sequence[int]
+) -> dict[int, Float[Tensor, "n I"]]:
     """Return the inputs of the down projections of `layers`, at the tokens that are no padding."""
     found: dict[int, Tensor] = {}
 
@@ -134,8 +136,10 @@ def _texts(reader: Reader, settings: Statistics) -> Iterator[list[str]]:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(settings.seed)
             while True:
-                yield reader.write([draw.choice(OPENINGS) for _ in range(AT_ONCE)], LENGTH)
-    file = located(settings.text, "put a file of texts there, or let the model write: method.statistics.text=''")
+                yield reader.write([draw.choice(OPENINGS) for _ in range(WRITTEN)], LENGTH)
+    file = located(
+        settings.text, "put a file of texts there, or let the model write: method.statistics.text=''"
+    )
     with file.open(encoding="utf-8", newline="") as lines:
         texts = [row[-1] for row in csv.reader(lines) if row] if file.suffix == ".csv" else list(lines)
     texts = [text.strip() for text in texts if text.strip()]

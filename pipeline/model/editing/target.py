@@ -9,6 +9,7 @@ with p' = "{subject} is a" (ROME, arXiv 2202.05262, eq. 4; MEMIT, arXiv 2210.072
 code δ is held to a multiple of |m|, and an edit stops where its loss is small; the penalty is that code's too.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,12 +104,12 @@ def wanted(
 
         with torch.enable_grad(), watched(module, add):
             states = batch.states(chosen)
-            parts = _losses(batch, states, chosen, bare, settings.kl_weight, len(edits))
+            parts = losses_of(batch, states, chosen, len(edits), bare, settings.kl_weight)
             lengths = delta.square().sum(dim=1).clamp(min=1e-24).sqrt()
             lost = parts + settings.weight_decay * lengths / start.square().sum(dim=1)
         for edit in torch.nonzero(going)[:, 0].tolist():
-            losses[edit], taken[edit] = float(lost[edit]), step
-            if not torch.isfinite(lost[edit]):
+            losses[edit], taken[edit] = float(lost[edit].detach()), step
+            if not math.isfinite(losses[edit]):
                 raise UserError(
                     f"the edit {edits[edit].name!r}: the loss at step {step} is {losses[edit]}; lower "
                     "method.optimisation.learning_rate or method.optimisation.clamp"
@@ -161,15 +162,24 @@ def _logits(batch: Batch, states: Float[Tensor, "... C"]) -> Float[Tensor, "... 
     return found if cap is None else cap * torch.tanh(found / cap)
 
 
-def _losses(
+def losses_of(
     batch: Batch,
     states: Float[Tensor, "K T C"],
     chosen: Int[Tensor, " K"],
-    bare: dict[int, Float[Tensor, " V"]],
-    kl_weight: float,
     edits: int,
+    bare: dict[int, Float[Tensor, " V"]] | None = None,
+    kl_weight: float = 0.0,
 ) -> Float[Tensor, " E"]:
-    """Return the loss of each edit without its penalty: the mean over its texts, and the divergence."""
+    """Return the loss of each edit without its penalty: the mean over its texts, and the divergence.
+
+    Args:
+        batch: the rows.
+        states: their last states.
+        chosen: which rows those are.
+        edits: E.
+        bare: log-probabilities that are to stay, by row.
+        kl_weight: λ_KL.
+    """
     device = states.device
     texts = [(place, row) for place, row in enumerate(chosen.tolist()) if batch.rows[row].target]
     counts = torch.zeros(edits)
@@ -188,7 +198,7 @@ def _losses(
     lost = torch.zeros(edits, device=device).index_add(
         0, torch.tensor(owners, device=device), nats * weights.to(device)
     )
-    if kl_weight:
+    if kl_weight and bare:
         moved = _last(batch, states, chosen)
         for row, now in moved.items():
             owner = torch.tensor([batch.rows[row].edit], device=device)
