@@ -1,4 +1,4 @@
-"""Makes an answerer of an editor: changes of the graph go into the weights, questions are asked closed-book."""
+"""Makes an answerer of an editor: changes of the graph go into the weights, and it is asked closed-book."""
 
 from collections.abc import Sequence
 

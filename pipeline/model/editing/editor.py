@@ -1,4 +1,4 @@
-"""What every editor has in common: a language model in float32, weights that are kept, edits that are undone."""
+"""What every editor has in common: a language model in float32, and edits that can be undone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,8 @@ class Asking:
 def editable(lm: LanguageModel) -> LanguageModel:
     """Return the language model in float32.
 
-    An update is small beside the weights: rounded to the 8 bits of a bfloat16 it is mostly lost. It costs twice
+    An update is small beside the weights: rounded to the 8 bits of a bfloat16 it is mostly lost. It costs
+    twice
     the memory of a bfloat16.
     """
     return replace(lm, dtype="float32")

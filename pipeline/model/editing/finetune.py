@@ -1,7 +1,7 @@
-r"""Fine-tuning as an editor: FT and FT+L of ROME (arXiv 2202.05262, appendix E.1; Zhu et al., arXiv 2012.00363).
+r"""Fine-tuning as an editor: FT and FT+L of ROME (arXiv 2202.05262, appendix E.1; arXiv 2012.00363).
 
-Adam on the down projections of a few layers until the edits' loss is small, each weight held within ε of what it
-was before this batch of edits (an L∞ ball; FT has none).
+Adam on the down projections of a few layers until the edits' loss is small, each weight held within ε of what
+it was before this batch of edits (an L∞ ball; FT has none).
 """
 
 import math

@@ -1,7 +1,9 @@
 """LoRA as an editor: one low-rank adapter of the peft library, trained on (arXiv 2106.09685).
 
-An adapter is attached with the first edit and trained further with every batch of edits; the model's own weights
-never change. `lowrank.py` is the project's own low-rank change; here the library that the field uses is compared.
+An adapter is attached with the first edit and trained further with every batch of edits; the model's own
+weights
+never change. `lowrank.py` is the project's own low-rank change; here the library that the field uses is
+compared.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,8 @@ class Lora:
     """The values of LoRA."""
 
     projections: list[str]
-    """Names of linear modules in a layer that get a low-rank change; [] takes those of the queries and values."""
+    """Names of linear modules in a layer that get a low-rank change; [] takes those of the queries and
+    values."""
     rank: int
     """Of the change."""
     rank_alpha: float

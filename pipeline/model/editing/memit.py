@@ -1,6 +1,7 @@
 r"""MEMIT: many facts at once, spread over several down projections (Meng et al. 2023, arXiv 2210.07229).
 
-z_i is what layer L shall give at the last token of subject i (eq. 16). Layer by layer, with the keys K that the
+z_i is what layer L shall give at the last token of subject i (eq. 16). Layer by layer, with the keys K that
+the
 model edited so far has there (eq. 19) and what is still missing, shared among the layers that are left
 (eq. 20), R = (z - h^L) / (L - l + 1),
 
@@ -11,6 +12,7 @@ model edited so far has there (eq. 19) and what is still missing, shared among t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -76,7 +78,7 @@ class MemitEditor(WeightEditor):
             for start in range(0, len(edits), self.method.batch):
                 self._batch(edits[start : start + self.method.batch], bar)
 
-    def _batch(self, edits: Sequence[Edit], bar: "tqdm[None]") -> None:
+    def _batch(self, edits: Sequence[Edit], bar: "tqdm[Any]") -> None:
         texts: list[Row] = []
         aims = []
         top = layer(self.reader.lm, self.layers[-1])
@@ -114,4 +116,5 @@ def spread(
         weight: λ; 0 fits the keys by least squares, and needs as many of them as they have dimensions.
     """
     k, r = keys.to(moment), rest.to(moment)
-    return torch.linalg.solve(weight * moment + k.T @ k, k.T @ r).T
+    change: Tensor = torch.linalg.solve(weight * moment + k.T @ k, k.T @ r).T
+    return change

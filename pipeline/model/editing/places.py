@@ -93,7 +93,8 @@ def state(output: Any) -> Tensor:
 def gain(lm: Any, number: int, output: Float[Tensor, "n C"]) -> Float[Tensor, "n C"]:
     """Return by what the residual stream gets of each entry of a down projection's output.
 
-    One where the output is added as it is; with a norm in between (Gemma 3), the norm's factor at that output,
+    One where the output is added as it is; with a norm in between (Gemma 3), the norm's factor at that
+    output,
     its root mean square held still.
     """
     between = names(lm).norm

@@ -1,8 +1,10 @@
 """The texts that an edit is made with, as tokens, and where in them the subject ends.
 
-Each question stands behind several contexts, as in ROME (arXiv 2202.05262, §3.1): nothing, the examples of the
+Each question stands behind several contexts, as in ROME (arXiv 2202.05262, §3.1): nothing, the examples of
+the
 closed-book prompt (behind which it will be asked), and texts that the model writes. What stands before the
-subject's last token does not depend on the edit, so it is computed once (`Batch.cache`) and not at every step.
+subject's last token does not depend on the edit, so it is computed once (`Batch.cache`) and not at every
+step.
 """
 
 import random
@@ -76,7 +78,8 @@ def rows(
         edits: what is asked for.
         prompt: the closed-book prompt.
         before: contexts.
-        end: what follows the target, so that the answer stops there; "" trains the target alone, as published.
+        end: what follows the target, so that the answer stops there; "" trains the target alone, as
+        published.
         essence: whether "{subject} is a" is added, whose continuation is to stay.
 
     Raises:

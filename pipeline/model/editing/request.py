@@ -39,8 +39,8 @@ class Edit:
         for question in self.questions:
             if self.subject not in question:
                 raise UserError(
-                    f"the edit {self.name!r}: the subject {self.subject!r} is not in its question {question!r}; "
-                    "word it with the entity's label"
+                    f"the edit {self.name!r}: the subject {self.subject!r} is not in its question "
+                    f"{question!r}; word it with the entity's label"
                 )
 
     @property

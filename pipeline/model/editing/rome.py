@@ -75,4 +75,5 @@ def rank_one(
         moment: C, in float64; it must not be singular.
     """
     across = torch.linalg.solve(moment, key.to(moment))
-    return torch.outer(more.to(moment), across) / (across @ key.to(moment))
+    change: Tensor = torch.outer(more.to(moment), across) / (across @ key.to(moment))
+    return change

@@ -1,4 +1,4 @@
-r"""The second moment C = E[k kᵀ] of a down projection's inputs over ordinary text (ROME, eq. 2; MEMIT, eq. 14)."""
+r"""The second moment C = E[k kᵀ] of a down projection's inputs over ordinary text (ROME, eq. 2)."""
 
 import csv
 import hashlib
@@ -34,12 +34,14 @@ class Statistics:
     """Where C comes from."""
 
     text: str
-    """A file below the data root, a text a line or a table whose last column is the text; "" lets the language
+    """A file below the data root, a text a line or a table whose last column is the text; "" lets the
+    language
     model write."""
     tokens: int
     """Tokens that C is the mean over."""
     ridge: float
-    """Share of C's mean eigenvalue that is added to its diagonal: fewer tokens than dimensions leave it singular."""
+    """Share of C's mean eigenvalue that is added to its diagonal: fewer tokens than dimensions leave it
+    singular."""
     seed: int
     """Of which texts are taken, or of what is written."""
 

@@ -5,8 +5,10 @@ For each edit, δ is added to the module's output m at that token, and Adam mini
 .. math:: \frac1N \sum_j -\log P(o^* \mid x_j + p; m + δ)
     + λ_{KL} D_{KL}(P(\cdot \mid p'; m + δ) \,\|\, P(\cdot \mid p')) + λ_w \|δ\| / \|m\|^2
 
-with p' = "{subject} is a" (ROME, arXiv 2202.05262, eq. 4; MEMIT, arXiv 2210.07229, eq. 16). As in the published
-code δ is held to a multiple of |m|, and an edit stops where its loss is small; the penalty is that code's too.
+with p' = "{subject} is a" (ROME, arXiv 2202.05262, eq. 4; MEMIT, arXiv 2210.07229, eq. 16). As in the
+published
+code δ is held to a multiple of |m|, and an edit stops where its loss is small; the penalty is that code's
+too.
 """
 
 import math
@@ -183,7 +185,11 @@ def losses_of(
     device = states.device
     texts = [(place, row) for place, row in enumerate(chosen.tolist()) if batch.rows[row].target]
     counts = torch.zeros(edits)
-    places, positions, tokens, owners, shares = [], [], [], [], []
+    places: list[int] = []
+    positions: list[int] = []
+    tokens: list[int] = []
+    owners: list[int] = []
+    shares: list[float] = []
     for place, row in texts:
         target, end = batch.rows[row].target, _end(batch, row)
         counts[batch.rows[row].edit] += 1
