@@ -3,6 +3,7 @@
 import sys
 
 from pipeline.benchmarks.ablation import ablation
+from pipeline.benchmarks.editing import editing
 from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
@@ -20,6 +21,7 @@ from pipeline.benchmarks.variants import variants
 
 COMMANDS = {
     "ablation": ablation,
+    "editing": editing,
     "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,

@@ -43,6 +43,7 @@ COMMANDS = {"pipeline.preset", "pipeline.ask", "pipeline.benchmark", "pipeline.m
 
 MEASUREMENTS = (
     "pipeline.benchmarks.ablation",
+    "pipeline.benchmarks.editing",
     "pipeline.benchmarks.foldin",
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
@@ -66,6 +67,7 @@ CONFIG_KEYS = {"seed", "paths"}
 UNTRACKED = {
     "logger",
     "ablation",
+    "editing",
     "foldin",
     "footprint",
     "grounding",

@@ -70,6 +70,9 @@ class Editor(ABC):
         """What questions are put behind; written by the model that is not edited yet."""
         return contexts(self.reader, self.asking.prompt, self.asking.contexts, self.asking.seed)
 
+    at_once: int = 1
+    """Edits that are made together, by their own arithmetic: so many more can't be split off without a change."""
+
     @abstractmethod
     def apply(self, edits: Sequence[Edit]) -> None:
         """Edit the model, on top of what was edited before.

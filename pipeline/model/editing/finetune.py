@@ -72,7 +72,7 @@ class FinetuneEditor(WeightEditor):
 
     def __init__(self, method: Finetune, reader: Reader) -> None:
         super().__init__(reader, method.asking, method.layers)
-        self.method = method
+        self.method, self.at_once = method, method.descent.batch
         self._weights = [down(reader.lm, number).weight for number in method.layers]
 
     def apply(self, edits: Sequence[Edit]) -> None:

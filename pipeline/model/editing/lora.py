@@ -57,7 +57,7 @@ class LoraEditor(Editor):
 
     def __init__(self, method: Lora, reader: Reader) -> None:
         super().__init__(reader, method.asking)
-        self.method = method
+        self.method, self.at_once = method, method.descent.batch
         self._projections = method.projections or list(names(reader.lm).attention)
         known = {name.split(".")[-1] for name, m in reader.lm.named_modules() if hasattr(m, "in_features")}
         for projection in self._projections:

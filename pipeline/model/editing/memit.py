@@ -67,7 +67,7 @@ class MemitEditor(WeightEditor):
 
     def __init__(self, method: Memit, reader: Reader) -> None:
         super().__init__(reader, method.asking, method.layers)
-        self.method = method
+        self.method, self.at_once = method, method.batch
         self.moments = moments(reader, method.layers, method.statistics)
 
     def apply(self, edits: Sequence[Edit]) -> None:

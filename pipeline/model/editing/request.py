@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config import UserError
-from pipeline.kg.facts import Graph
+from pipeline.kg.facts import FOLDS, Graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,9 @@ def worded(template: str, noun: str, name: str) -> str:
     return template.replace("{noun}", noun).replace("{name}", name)
 
 
-def changed(graph: Graph, first: int, last: int, wordings: Sequence[str]) -> list[Edit]:
+def changed(
+    graph: Graph, first: int, last: int, wordings: Sequence[str], folds: Sequence[str] = FOLDS
+) -> list[Edit]:
     """Return an edit for each slot that has another value in snapshot `last` than in `first`, or a new one.
 
     A slot with several values is edited to the oldest of those that are new. A slot that lost a value and got
@@ -70,11 +72,13 @@ def changed(graph: Graph, first: int, last: int, wordings: Sequence[str]) -> lis
         first: the snapshot that the model knows.
         last: the snapshot that it shall know.
         wordings: templates of questions with {noun} and {name}.
+        folds: of which folds the new facts may be.
     """
     before, after = graph.live(first), graph.live(last)
     triples = graph.triples
     slots: dict[tuple[int, int], list[int]] = {}
-    for fact in np.flatnonzero(after & ~before).tolist():
+    allowed = np.isin(graph.facts["fold"].to_pylist(), list(folds))
+    for fact in np.flatnonzero(after & ~before & allowed).tolist():
         slots.setdefault((int(triples[fact, 0]), int(triples[fact, 1])), []).append(fact)
     held: dict[tuple[int, int], tuple[list[int], list[int]]] = {slot: ([], []) for slot in slots}
     for fact in np.flatnonzero(before | after).tolist():
@@ -89,16 +93,61 @@ def changed(graph: Graph, first: int, last: int, wordings: Sequence[str]) -> lis
         target = graph.labels[triples[fresh[0], 2]]
         if target in old:
             continue  # another entity of the same name: no new answer in words
-        noun, name = graph.nouns[relation], graph.labels[head]
-        asked = tuple(worded(template, noun, name) for template in wordings)
-        edits.append(
-            Edit(
-                subject=name,
-                noun=noun,
-                target=target,
-                questions=asked,
-                answers=tuple(dict.fromkeys(new)),
-                former=tuple(dict.fromkeys(old)),
-            )
-        )
+        edits.append(_edit(graph, head, relation, target, new, old, wordings))
     return edits
+
+
+def counterfactual(
+    graph: Graph, snapshot: int, wordings: Sequence[str], folds: Sequence[str], count: int, seed: int
+) -> list[Edit]:
+    """Return edits of facts that hold to what they are not: another tail of the same relation, drawn.
+
+    As CounterFact does (ROME, §3.3): where few facts change, and where the model must know nothing of them.
+
+    Args:
+        graph: the tables.
+        snapshot: whose facts are edited.
+        wordings: templates of questions with {noun} and {name}.
+        folds: of which folds the facts are.
+        count: edits at most, one a slot.
+        seed: of what is drawn.
+    """
+    draw = np.random.default_rng(seed)
+    triples, live = graph.triples, graph.live(snapshot)
+    held: dict[tuple[int, int], list[str]] = {}
+    tails: dict[int, dict[str, None]] = {}
+    for head, relation, tail in triples[live].tolist():
+        held.setdefault((head, relation), []).append(graph.labels[tail])
+        tails.setdefault(relation, {})[graph.labels[tail]] = None
+    allowed = live & np.isin(graph.facts["fold"].to_pylist(), list(folds))
+    edits: dict[tuple[int, int], Edit] = {}
+    for head, relation, _ in triples[draw.permutation(np.flatnonzero(allowed))].tolist():
+        old = held[head, relation]
+        others = [label for label in tails[relation] if label not in old]
+        if (head, relation) in edits or not others:
+            continue
+        target = others[int(draw.integers(len(others)))]
+        edits[head, relation] = _edit(graph, head, relation, target, [target], old, wordings)
+        if len(edits) == count:
+            break
+    return list(edits.values())
+
+
+def _edit(
+    graph: Graph,
+    head: int,
+    relation: int,
+    target: str,
+    new: Sequence[str],
+    old: Sequence[str],
+    wordings: Sequence[str],
+) -> Edit:
+    noun, name = graph.nouns[relation], graph.labels[head]
+    return Edit(
+        subject=name,
+        noun=noun,
+        target=target,
+        questions=tuple(worded(template, noun, name) for template in wordings),
+        answers=tuple(dict.fromkeys(new)),
+        former=tuple(dict.fromkeys(old)),
+    )
