@@ -71,7 +71,7 @@ class Editor(ABC):
         return contexts(self.reader, self.asking.prompt, self.asking.contexts, self.asking.seed)
 
     at_once: int = 1
-    """Edits that are made together, by their own arithmetic: so many more can't be split off without a change."""
+    """Edits that are made together: a stream cut elsewhere than after so many would become another one."""
 
     @abstractmethod
     def apply(self, edits: Sequence[Edit]) -> None:
