@@ -40,7 +40,7 @@ def rome(**changes: Any) -> Rome:
 
 
 def memit(**changes: Any) -> Memit:
-    values: dict[str, Any] = {"layers": [0, 1, 2], "moment_weight": 0.1, "batch": 4, "at_once": 2}
+    values: dict[str, Any] = {"layers": [0, 1, 2], "moment_weight": 0.001, "batch": 4, "at_once": 2}
     values |= {"optimisation": optimisation(), "statistics": statistics(), "asking": asking()}
     return Memit(**(values | changes))
 
