@@ -40,8 +40,9 @@ def rome(**changes: Any) -> Rome:
 
 
 def memit(**changes: Any) -> Memit:
-    values: dict[str, Any] = {"layers": [0, 1, 2], "moment_weight": 0.001, "batch": 4, "at_once": 2}
-    values |= {"optimisation": optimisation(), "statistics": statistics(), "asking": asking()}
+    values: dict[str, Any] = {"layers": [0, 1], "moment_weight": 0.001, "batch": 4, "at_once": 2}
+    values |= {"optimisation": optimisation(steps=20, learning_rate=0.5)}
+    values |= {"statistics": statistics(), "asking": asking()}
     return Memit(**(values | changes))
 
 
