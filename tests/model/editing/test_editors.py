@@ -144,13 +144,18 @@ def test_an_answerer_follows_the_graph(name: str, llama: Reader, world: SmallWor
     assert before.texts[0] == before.texts[1]
     assert before.facts == before.candidates == [[], [], []]
     assert before.refused == [False] * 3
-    made: list[Any] = []
-    model.editor.apply = made.extend  # type: ignore[method-assign]
-    model.update(world.graph, world.graph.last_snapshot)
-    assert made
-    count = len(made)
-    model.update(world.graph, world.graph.last_snapshot)
-    assert len(made) == count, "what was edited once is not edited again"
+    bare = weights(llama)
+    try:
+        model.update(world.graph, world.graph.last_snapshot)
+        edited = weights(llama)
+        assert any(name not in bare or not torch.equal(edited[name], bare[name]) for name in edited)
+        model.answer(asked)
+        model.update(world.graph, world.graph.last_snapshot)
+        again = weights(llama)
+        assert all(torch.equal(again[name], edited[name]) for name in edited), "edited once, not twice"
+    finally:
+        model.editor.undo()
+    assert all(torch.equal(weight, bare[name]) for name, weight in weights(llama).items())
 
 
 def test_a_method_of_conf_builds_an_answerer_in_float32(lm: LanguageModel) -> None:
