@@ -27,6 +27,7 @@ from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.metrics import exact_match
 from pipeline.evaluation.summary import Bootstrap
 from pipeline.kg.facts import FOLDS, Graph, read_table
+from pipeline.kg.sources.files import located
 from pipeline.model.editing.editor import Editor, editable
 from pipeline.model.editing.request import Edit, changed, counterfactual
 from pipeline.model.reader import Reader
@@ -176,6 +177,7 @@ def _untouched(
         raise UserError("no question of the split unchanged or unseen: run `dvc repro synthesize`")
     start = max(1, editing.text_tokens // 4)
     if editing.texts:
+        located(editing.texts, "put a file of texts there, or let the model write: editing.texts=''")
         like = Perplexity(
             file=editing.texts,
             texts=editing.text_count,

@@ -152,6 +152,8 @@ def test_wrong_values_are_named(world: SmallWorld, lm: LanguageModel, tmp_path: 
         UserError, match=r"900 edits are asked for, but there are \d+ in the folds .*counterfactual"
     ):
         measured(settings(singles=900), world, lm, tmp_path)
+    with pytest.raises(UserError, match=r"none\.txt: not found.*editing\.texts=''"):
+        measured(settings(texts="none.txt"), world, lm, tmp_path)
     with pytest.raises(ConfigError, match=r"'none': there is no 'none' in conf/method"):
         measured(settings(entries=["none"]), world, lm, tmp_path)
     empty = replace(world.paths, kv=tmp_path)

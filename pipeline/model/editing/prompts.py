@@ -60,7 +60,8 @@ def contexts(reader: Reader, prompt: str, lengths: Sequence[int], seed: int) -> 
     examples, _ = split(prompt)
     draw = random.Random(seed)
     written = []
-    with torch.random.fork_rng(devices=[]):
+    devices = [reader.device] if reader.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for length in lengths:
             [text] = reader.write([draw.choice(OPENINGS)], length)
