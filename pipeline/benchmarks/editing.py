@@ -105,17 +105,18 @@ def editing(editing: Editing, lm: LanguageModel, trainer: Trainer, paths: Paths,
     questions = read_table(paths.kv, "questions").to_pylist()
     chosen = {entry: _read(entry) for entry in editing.entries}
     reader = Reader(editable(lm), trainer.device)
-    figures: dict[str, Any] = {}
+    told = provenance(overridden("python -m pipeline.benchmark editing"), editing.seeds)
+    told |= {"lm": lm.name, "settings": asdict(editing), "figures": {}}
+    how = Bootstrap(editing.bootstrap_samples, editing.seeds[0])
     for entry, method in chosen.items():
         editor = editor_of(method, reader)
         parts = [_measured(editor, graph, questions, editing, seed) for seed in editing.seeds]
-        how = Bootstrap(editing.bootstrap_samples, editing.seeds[0])
-        figures[entry] = {"method": asdict(method)} | {
-            name: _joined([part[name] for part in parts if name in part], editing, how) for name in parts[0]
+        names = dict.fromkeys(name for part in parts for name in part)
+        told["figures"][entry] = {"method": asdict(method)} | {
+            name: _joined([part[name] for part in parts if name in part], editing, how) for name in names
         }
-    told = provenance(overridden("python -m pipeline.benchmark editing"), editing.seeds)
-    told |= {"lm": lm.name, "settings": asdict(editing), "figures": figures}
-    (out / "editing.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"  # anew: an entry may take hours
+        (out / "editing.json").write_text(text, encoding="utf-8")
 
 
 def _read(entry: str) -> Method:

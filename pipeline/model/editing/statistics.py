@@ -137,8 +137,10 @@ def _texts(reader: Reader, settings: Statistics) -> Iterator[list[str]]:
         devices = [reader.device] if reader.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(settings.seed)
-            count = min(WRITTEN, -(-settings.tokens // LENGTH))
-            while True:
+            missing = -(-settings.tokens // LENGTH)
+            while True:  # texts that end early leave a rest, for which a few more are written
+                count = min(WRITTEN, max(missing, 8))
+                missing -= count
                 yield reader.write([draw.choice(OPENINGS) for _ in range(count)], LENGTH)
     file = located(
         settings.text, "put a file of texts there, or let the model write: method.statistics.text=''"
