@@ -9,7 +9,7 @@ With `editing=search` the same asks validation edits with other values of the me
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -110,13 +110,14 @@ def editing(editing: Editing, lm: LanguageModel, trainer: Trainer, paths: Paths,
     how = Bootstrap(editing.bootstrap_samples, editing.seeds[0])
     for entry, method in chosen.items():
         editor = editor_of(method, reader)
-        parts = [_measured(editor, graph, questions, editing, seed) for seed in editing.seeds]
-        names = dict.fromkeys(name for part in parts for name in part)
-        told["figures"][entry] = {"method": asdict(method)} | {
-            name: _joined([part[name] for part in parts if name in part], editing, how) for name in names
-        }
-        text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"  # anew: an entry may take hours
-        (out / "editing.json").write_text(text, encoding="utf-8")
+        parts: dict[str, list[dict[str, Any]]] = {}
+        told["figures"][entry] = {"method": asdict(method)}
+        for seed in editing.seeds:
+            for name, part in _measured(editor, graph, questions, editing, seed):
+                parts.setdefault(name, []).append(part)
+                told["figures"][entry][name] = _joined(parts[name], editing, how)
+                text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"  # anew: the next may take hours
+                (out / "editing.json").write_text(text, encoding="utf-8")
 
 
 def _read(entry: str) -> Method:
@@ -200,11 +201,10 @@ def _untouched(
 
 def _measured(
     editor: Editor, graph: Graph, questions: Sequence[dict[str, Any]], editing: Editing, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Return what one seed gives for single edits and for each stream."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give what one seed gives for single edits and for each stream."""
     edits = _edits(graph, editing, editor.asking.wordings, seed)
     untouched = _untouched(editor, questions, edits, editing, seed)
-    found: dict[str, dict[str, Any]] = {}
     if editing.singles:
         rows, seconds = Measured.nothing(), []
         bar = tqdm(edits[: editing.singles], desc=f"{type(editor).__name__} singles", unit="edit")
@@ -215,7 +215,7 @@ def _measured(
                 rows.ask(editor, [edit], editing.wordings)
                 rows.compare(editor, untouched.some(turn, editing.untouched_each, editing.texts_each))
                 size = editor.bytes
-        found["single"] = {"rows": rows, "seconds": seconds, "bytes": size, "edits": 1}
+        yield "single", {"rows": rows, "seconds": seconds, "bytes": size, "edits": 1}
     done, spent = 0, 0.0
     try:
         for length in editing.streams:
@@ -226,18 +226,15 @@ def _measured(
             try:
                 editor.apply(edits[done:length])
             except UserError as error:
-                found[str(length)] = {"stopped": str(error)}
+                yield str(length), {"stopped": str(error)}
                 break
             spent += perf_counter() - began
             done = length
-            found[str(length)] = _stream(editor, edits[:length], untouched, editing) | {
-                "seconds": [spent / length],
-                "bytes": editor.bytes,
-                "edits": length,
-            }
+            part = _stream(editor, edits[:length], untouched, editing)
+            part |= {"seconds": [spent / length], "bytes": editor.bytes, "edits": length}
+            yield str(length), part
     finally:
         editor.undo()
-    return found
 
 
 def _stream(editor: Editor, edits: Sequence[Edit], untouched: Untouched, editing: Editing) -> dict[str, Any]:
