@@ -4,6 +4,7 @@ import sys
 
 from pipeline.benchmarks.ablation import ablation
 from pipeline.benchmarks.asof import asof
+from pipeline.benchmarks.editing import editing
 from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
@@ -24,6 +25,7 @@ from pipeline.benchmarks.variants import variants
 COMMANDS = {
     "ablation": ablation,
     "asof": asof,
+    "editing": editing,
     "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.config import Paths, stage
 from pipeline.evaluation.checked import asked
+from pipeline.evaluation.editors import Editing
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.methods import build
 from pipeline.evaluation.runs import Evaluate, run
@@ -15,7 +16,7 @@ from pipeline.weights import Encoder, LanguageModel
 
 @stage
 def evaluate(
-    method: Method | Majority,
+    method: Method | Majority | Editing,
     memory: Memory,
     lm: LanguageModel,
     encoder: Encoder,

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from pipeline.config import Paths, UserError, stage
 from pipeline.evaluation.checked import asked
+from pipeline.evaluation.editors import Editing
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.methods import Answerer, build
@@ -44,7 +45,7 @@ class Trial:
 @stage
 def trial(
     trial: Trial,
-    method: Method | Majority,
+    method: Method | Majority | Editing,
     memory: Memory,
     lm: LanguageModel,
     encoder: Encoder,

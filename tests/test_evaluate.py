@@ -17,6 +17,7 @@ from pipeline.kg.facts import read_table
 from pipeline.model.settings import AtlasKv
 from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
+from tests.model.editing.small_edits import finetune
 from tests.model.tiny_systems import (
     CPU,
     LIGHTNING,
@@ -67,6 +68,7 @@ def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
         ("icl", icl(tuned=False)),
         ("closed_book", closed_book()),
         ("majority", Majority()),
+        ("finetune", finetune()),
     ],
 )
 def test_a_method_is_trained_asked_and_updated(

@@ -51,6 +51,7 @@ COMMANDS = {
 MEASUREMENTS = (
     "pipeline.benchmarks.ablation",
     "pipeline.benchmarks.asof",
+    "pipeline.benchmarks.editing",
     "pipeline.benchmarks.foldin",
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
@@ -78,6 +79,7 @@ UNTRACKED = {
     "logger",
     "ablation",
     "asof",
+    "editing",
     "foldin",
     "footprint",
     "grounding",

@@ -14,7 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 
 from pipeline.config import ROOT
 
-LIBRARIES = ("torch", "transformers", "lightning", "pykeen", "numpy", "pyarrow", "faiss-cpu", "faiss-gpu")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "lightning",
+    "pykeen",
+    "numpy",
+    "pyarrow",
+    "faiss-cpu",
+    "faiss-gpu",
+    "peft",
+)
 
 
 def provenance(command: str, seeds: Sequence[int] = ()) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from omegaconf import OmegaConf
 
 from pipeline.config import CONF, ConfigError, Paths, section
+from pipeline.evaluation.editors import Editing
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.methods import Answerer, build
 from pipeline.evaluation.systems import (
@@ -29,6 +30,8 @@ SEED = "SEED"
 OF_MEMORY = "memory."
 NAMELESS = "majority"
 """The method that has no system."""
+EDITORS = {kind.__name__.lower() for kind in get_args(Editing)}
+"""Kinds of methods that change weights instead of a memory."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,18 @@ def answerer(
     device: torch.device,
     seed: int,
 ) -> Answerer:
-    """Return the answerer of an entry, a variant or `majority`, with the adapter of `seed`.
+    """Return the answerer of an entry, with the adapter of `seed`: a variant, an editor, or `majority`.
 
     Raises:
         ConfigError: there is no such file in conf/method, or a value is out of its range.
     """
     if text == NAMELESS:
         return build(Majority(), graph=graph)
+    name, _, changes = text.partition(":")
+    file = CONF / "method" / f"{name}.yaml"
+    if file.is_file() and OmegaConf.load(file).kind in EDITORS:
+        values = _changed(OmegaConf.load(file), list(filter(None, changes.split(","))))
+        return build(section(Editing, values, "method"), lm=lm)
     variant = Variant.read(text, memory)
     return SystemAnswerer(variant.name, variant.open(lm, encoder, graph, paths, device, seed), graph)
 

@@ -60,10 +60,21 @@ class ClosedBookSystem(System):
         """Return what the model says, up to the end of its first line."""
         fresh = [question for question in dict.fromkeys(questions) if question not in self._said]
         if fresh:
-            prompts = self.reader.tokens(fresh, form=self.method.prompt)
-            answers = self.reader.generate(prompts, self.answer_tokens, one_line=True, same_start=True)
-            lines = (answer.split("\n")[0].strip().removesuffix(".") for answer in answers)
+            lines = said(self.reader, self.method.prompt, fresh, self.answer_tokens)
             self._said.update(zip(fresh, lines, strict=True))
         none: list[list[int]] = [[] for _ in questions]
         texts = [self._said[question] for question in questions]
         return Reply(texts, none, [[] for _ in questions], none, [0.0] * len(texts), [False] * len(texts))
+
+
+def said(reader: Reader, prompt: str, questions: Sequence[str], limit: int) -> list[str]:
+    """Return what a language model alone says to each question, up to the end of its first line.
+
+    Args:
+        reader: the language model.
+        prompt: form of the whole text, with {question}.
+        questions: what is asked.
+        limit: tokens of the longest answer.
+    """
+    answers = reader.generate(reader.tokens(questions, form=prompt), limit, one_line=True, same_start=True)
+    return [answer.split("\n")[0].strip().removesuffix(".") for answer in answers]
