@@ -21,6 +21,18 @@ ATTENTION = (
 )
 """Test modules that hold the attention family to its formulas."""
 
+UPDATES = (
+    "test_conflicts",
+    "test_dates",
+    "test_as_of",
+    "test_dated_journal",
+    "test_any_dates",
+    "test_any_changes",
+    "test_lines",
+    "test_durable",
+)
+"""Test modules that say what becomes of conflicting, repeated, malformed, oversized and hostile updates."""
+
 
 def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
     """Return how many tests passed, how long they took, and the branch coverage.
@@ -51,6 +63,7 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
         "dvc_passed": sum("test_dvc" in name for name in passed_in),
         "sweeps_passed": sum("test_sweeps" in name for name in passed_in),
         "attention_passed": sum(name.split(".")[-1] in ATTENTION for name in passed_in),
+        "updates_passed": sum(name.split(".")[-1] in UPDATES for name in passed_in),
         "acceptance_passed": sum("test_acceptance" in name for name in passed_in),
     }
 

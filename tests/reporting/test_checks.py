@@ -7,7 +7,7 @@ from pipeline.reporting.checks import condensed, soaked
 
 XML = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="1" time="61.4">
 <testcase classname="tests.test_bad_input" name="a"/><testcase classname="tests.test_sweeps" name="b"/>
-
+<testcase classname="tests.memory.test_conflicts" name="f"/>
 <testcase classname="tests.model.test_beside" name="e"/>
 <testcase classname="tests.test_x" name="c"><failure>no</failure></testcase>
 <testcase classname="tests.test_bad_input" name="d"><skipped/></testcase></testsuite></testsuites>"""
@@ -18,7 +18,7 @@ def test_counts_time_and_coverage_are_taken_over(tmp_path):
     (tmp_path / "coverage.json").write_text(json.dumps({"totals": {"percent_covered": 93.456}}))
     assert condensed(tmp_path / "junit.xml", tmp_path / "coverage.json") == {
         "tests": 4,
-        "passed": 3,
+        "passed": 4,
         "failed": 1,
         "skipped": 1,
         "seconds": 61,
@@ -27,6 +27,7 @@ def test_counts_time_and_coverage_are_taken_over(tmp_path):
         "dvc_passed": 0,
         "sweeps_passed": 1,
         "attention_passed": 1,
+        "updates_passed": 1,
         "acceptance_passed": 0,
     }
 
