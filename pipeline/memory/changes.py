@@ -21,6 +21,7 @@ from pipeline.memory.names import New
 
 KINDS = ("entities", "relations", "slots")
 VECTOR = np.dtype("<f2")
+NONE = torch.empty(0, 0, dtype=torch.float16)
 PARTS = {"written", "removed", "new", "dimension"}
 DATED = {"on", "dated"}
 """What a change holds besides where something is dated; journals of before have none of it."""
@@ -82,18 +83,24 @@ def decoded(payload: bytes) -> Change:
         raise ValueError("new names of no kind, or without vectors")
     if len(rest) != count * dimension * VECTOR.itemsize:
         raise ValueError(f"{len(rest)} bytes of vectors for {count} names of dimension {dimension}")
-    flat = np.frombuffer(rest, VECTOR).astype(np.float16)
-    vectors = torch.from_numpy(flat.reshape(count, dimension))
+    new = _named(named, rest, dimension) if count else {kind: New([], [], NONE) for kind in named}
+    on, dated = values.get("on", ""), _dated(values.get("dated", []))
+    if "on" in values:
+        day(on)
+    return Change([(h, r, t) for h, r, t in written], [(h, r, t) for h, r, t in removed], new, dated, on)
+
+
+def _named(named: Mapping[str, list[list[str]]], packed: bytes, dimension: int) -> dict[str, New]:
+    """Return new names by kind, with their vectors."""
+    flat = np.frombuffer(packed, VECTOR).astype(np.float16)
+    vectors = torch.from_numpy(flat.reshape(-1, dimension))
     new: dict[str, New] = {}
     start = 0
     for kind, pairs in named.items():
         end = start + len(pairs)
         new[kind] = New([key for key, _ in pairs], [text for _, text in pairs], vectors[start:end])
         start = end
-    on, dated = values.get("on", ""), _dated(values.get("dated", []))
-    if "on" in values:
-        day(on)
-    return Change([(h, r, t) for h, r, t in written], [(h, r, t) for h, r, t in removed], new, dated, on)
+    return new
 
 
 def _dated(pairs: Any) -> dict[Key, Periods]:
