@@ -9,6 +9,7 @@ With `editing=search` the same asks validation edits with other values of the me
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ class Editing:
     """`changes` between the graph's first and last snapshot, or `counterfactual` facts of the last one."""
     folds: list[str]
     """Of which folds the edited facts are; the methods' values were chosen on `train` and `valid`."""
+    same_end: int
+    """Edits at most whose subjects end in the same word; 0 sets no limit. ROME and MEMIT know a subject by
+    its last
+    token, so that airports named "… Airport" overwrite each other."""
     singles: int
     """Edits that are each made on the bare model."""
     streams: list[int]
@@ -88,7 +93,7 @@ class Editing:
             raise ValueError(f"editing.streams must hold rising numbers from 1, not {self.streams}")
         if not self.streams and not self.singles:
             raise ValueError("editing.singles or editing.streams must ask for an edit")
-        least = {"singles": 0, "examples": 0, "text_tokens": 4}
+        least = {"singles": 0, "examples": 0, "same_end": 0, "text_tokens": 4}
         names = ("asked", "first", "untouched", "untouched_each", "text_count", "texts_each")
         for name in (*names, "bootstrap_samples", *least):
             if getattr(self, name) < least.get(name, 1):
@@ -147,16 +152,25 @@ def _edits(graph: Graph, editing: Editing, wordings: Sequence[str], seed: int) -
     if editing.source == "changes":
         found = changed(graph, 0, graph.last_snapshot, wordings, editing.folds)
     else:
-        found = counterfactual(graph, graph.last_snapshot, wordings, editing.folds, 2 * needed, seed)
+        found = counterfactual(graph, graph.last_snapshot, wordings, editing.folds, 10 * needed, seed)
     edits = list({edit.questions: edit for edit in found}.values())  # one of those that are worded alike
     random.Random(seed).shuffle(edits)
+    if editing.same_end:
+        spare = Counter({edit.subject.split()[-1]: editing.same_end for edit in edits})
+        edits = [edit for edit in edits if _taken(spare, edit.subject.split()[-1])]
     if len(edits) < needed:
         raise UserError(
             f"{needed} edits are asked for, but there are {len(edits)} in the folds "
-            f"{', '.join(editing.folds)}: name more in editing.folds, set editing.source=counterfactual, or "
-            "lower editing.singles and editing.streams"
+            f"{', '.join(editing.folds)}: name more in editing.folds, set editing.source=counterfactual, "
+            "raise editing.same_end, or lower editing.singles and editing.streams"
         )
     return edits[:needed]
+
+
+def _taken(spare: Counter[str], end: str) -> bool:
+    """Take one of what is spare of an end; return whether there was any."""
+    spare[end] -= 1
+    return spare[end] >= 0
 
 
 def _untouched(

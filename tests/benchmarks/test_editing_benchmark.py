@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.benchmarks.editing import Editing, editing
+from pipeline.benchmarks.editing import Editing, _edits, editing
 from pipeline.config import ConfigError, UserError
 from pipeline.evaluation.editing import Measured, Untouched, answers, nats
 from pipeline.evaluation.editors import editor_of
@@ -40,7 +40,13 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings(**changes: Any) -> Editing:
-    values: dict[str, Any] = {"entries": ENTRIES, "source": "changes", "folds": list(FOLDS), "singles": 2}
+    values: dict[str, Any] = {
+        "entries": ENTRIES,
+        "source": "changes",
+        "folds": list(FOLDS),
+        "singles": 2,
+        "same_end": 0,
+    }
     values |= {"streams": [2, 4], "asked": 3, "first": 2, "untouched": 3, "untouched_each": 2}
     values |= {"wordings": ["Which {noun} is given for {name}?"], "texts": "texts.txt", "text_count": 3}
     values |= {"texts_each": 1, "text_tokens": 8, "examples": 1, "seeds": [0], "bootstrap_samples": 50}
@@ -73,6 +79,18 @@ def test_every_editor_is_measured_after_singles_and_streams(
             assert len(row["examples"]) == 1
             assert ("retention of the first" in row) == (name != "single")
         assert found["single"]["MB held"] == found["2"]["MB held"], entry
+
+
+def test_subjects_that_end_alike_are_left_out(world: SmallWorld) -> None:
+    words = ["The {noun} of {name}?"]
+    free, bound = (
+        _edits(
+            world.graph, settings(source="counterfactual", same_end=limit, singles=12, streams=[]), words, 0
+        )
+        for limit in (0, 1)
+    )
+    assert len({edit.subject.split()[-1] for edit in free}) < 12
+    assert len({edit.subject.split()[-1] for edit in bound}) == 12
 
 
 def test_a_stream_that_breaks_is_told_and_the_next_entry_starts_from_the_bare_model(
