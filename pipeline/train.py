@@ -21,15 +21,17 @@ from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.graph import Correspondence
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
-from pipeline.model.dysk import Dysk
+from pipeline.model.dysk import Dysk, DyskDense
 from pipeline.model.fitting import Pool, Train, fit
 from pipeline.model.judging import choose_threshold, fit_asking, fit_letters, fit_null
 from pipeline.model.narrow import narrow_rows
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
+from pipeline.model.ragtuned import RagTuned, RagTunedSystem
 from pipeline.model.retrieval import Ask, Retrieval, choose_weight, fit_correction, fit_heads
 from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Ours, Vector
 from pipeline.model.system import Example, System
+from pipeline.model.tuning import choose_k, choose_refusal, choose_search, fit_query, fit_reranker
 from pipeline.tracking import Curve, Logger, run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -41,7 +43,7 @@ QUESTIONS = 4000
 
 @stage
 def train(
-    method: Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvAux,
+    method: Ours | Rag | RagTuned | Dysk | DyskDense | Kblam | KblamSameRows | AtlasKv | AtlasKvAux,
     memory: Memory,
     lm: LanguageModel,
     encoder: Encoder,
@@ -65,6 +67,7 @@ def train(
     if isinstance(method, Vector) and method.rows == "synthetic":
         told = read_table(paths.kv, "synthetic")
         system.memory, pool = narrow_rows(told, memory, system.encoder, seed, lambda b: _bar(b, "names"))
+    answerable = [example for example in valid if example.gold]
     if not system.learns_refusal:
         pool = Pool(pool.template, pool.human, [])
     sections: dict[str, Any] = {
@@ -78,8 +81,11 @@ def train(
         figures: dict[str, Any] = {"method": name, "seed": seed}
         if isinstance(system, OurSystem):
             figures["correction"] = fit_retrieval(
-                system, pool, valid, train.retrieval, train.unanswerable, seed, out
+                system, pool, answerable, train.retrieval, train.unanswerable, seed, out
             )
+        if isinstance(system, RagTunedSystem):
+            figures["search"] = fit_search(system, pool, valid, train, seed, out)
+            pool = Pool(pool.template, pool.human, [])
         figures["retrieval_seconds"] = time.perf_counter() - began
         _seed(seed)
         steps = train.steps[name]
@@ -99,7 +105,11 @@ def train(
         )
         figures["seconds"] = time.perf_counter() - started
         if isinstance(system, OurSystem):
-            figures["refusal"] = choose_threshold(system, valid, system.method.refuse_answerable)
+            figures["refusal"] = choose_threshold(system, answerable, system.method.refuse_answerable)
+        if isinstance(system, RagTunedSystem):
+            few = random.sample(answerable, min(len(answerable), train.retrieval.k_validation))
+            with system.attached():
+                figures["k"] = choose_k(system, few)
         figures |= {
             "steps": steps,
             "skipped_steps": skipped,
@@ -115,7 +125,7 @@ def train(
 
 
 def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Example]]:
-    """Return the training questions by kind, and the answerable validation questions.
+    """Return the training questions by kind, and the validation questions, with an answer and without.
 
     Raises:
         UserError: there is no training question, or none for validation.
@@ -135,11 +145,11 @@ def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Exa
         example = Example(text, tuple(answers), held[-1], kind, held[0] if len(held) > 1 else ())
         if split == "train" and kind in kinds and bool(held[-1]) != (kind == "unanswerable"):
             kinds[kind].append(example)
-        elif split == "valid" and held[-1]:
+        elif split == "valid" and bool(held[-1]) != (kind == "unanswerable"):
             valid.append(example)
     if not kinds["template"] and not kinds["human"]:
         raise UserError(f"{paths.kv}: no training question in it; check conf/splits and conf/synthesis")
-    if not valid:
+    if not any(example.gold for example in valid):
         raise UserError(f"{paths.kv}: no validation question in it; raise splits.valid in conf/splits")
     return Pool(**kinds), valid
 
@@ -192,6 +202,29 @@ def fit_retrieval(
         questions += draw.sample(list(pool.unanswerable), min(len(pool.unanswerable), QUESTIONS))
         fit_asking(system, questions, settings.texts, draw, _bar)
     return accuracy
+
+
+def fit_search(
+    system: RagTunedSystem, pool: Pool, valid: Sequence[Example], train: Train, seed: int, out: Path
+) -> dict[str, float]:
+    """Fit the query and the reranker of RAG, and choose by validation questions how both are used."""
+    draw, settings = random.Random(seed), train.retrieval
+    known = _balanced(pool, settings.examples, draw)
+    columns = ("step", "aux_loss", "retrieval_accuracy")
+    if system.method.head_width:
+        curve = Curve(out / "retrieval.csv", columns)
+        for row in fit_query(system, known, settings, _bar):
+            curve.append(**row)
+    if system.reranker:
+        curve = Curve(out / "reranker.csv", columns)
+        for row in fit_reranker(system, known, pool.unanswerable, train.unanswerable, settings, _bar):
+            curve.append(**row)
+    held = list(valid)
+    if settings.validation and len(held) > 2 * settings.validation:
+        kinds = [[e for e in held if bool(e.gold) == answered] for answered in (True, False)]
+        held = [e for kind in kinds for e in draw.sample(kind, min(len(kind), settings.validation))]
+    chosen = choose_search(system, held, settings.rerank_weights)
+    return chosen | choose_refusal(system, valid, system.method.refuse_answerable)
 
 
 def _asking(system: OurSystem, known: Sequence[Example]) -> Ask:

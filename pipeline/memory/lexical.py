@@ -72,9 +72,7 @@ class LexicalIndex:
         self._holding: Counter[str] = Counter()
         self._of: tuple[Arrangement, Bool[np.ndarray, " M"]] | None = None
 
-    def search(
-        self, questions: Sequence[str], n: int
-    ) -> list[tuple[list[int], list[float]]]:
+    def search(self, questions: Sequence[str], n: int) -> list[tuple[list[int], list[float]]]:
         """Return the n facts whose slots score best with their scores, for each question.
 
         Slots that score alike are in the order of their texts, and so are the facts of a slot. A slot that

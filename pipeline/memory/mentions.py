@@ -1,9 +1,9 @@
-"""Which names of a memory a text mentions: the longest ones, without case and accents, none inside another."""
+"""Which names of a memory a text mentions: the longest, without case and accents, none inside another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.memory.lexical import spans
+from pipeline.memory.lexical import spans, words
 from pipeline.memory.names import Names
 from pipeline.memory.store import KnowledgeMemory
 
@@ -36,14 +36,14 @@ class Mentions:
         self._longest = 0
 
     def of(self, text: str) -> list[Mention]:
-        """Return the mentions in `text`, longest first and without overlaps; the first of two alike in length."""
+        """Return the mentions in `text`, longest first, none of which overlaps a longer or an earlier one."""
         self._follow()
         found = spans(text)
-        words = tuple(word for word, _, _ in found)
+        told = tuple(word for word, _, _ in found)
         known: list[Mention] = []
-        for first in range(len(words)):
-            for last in range(first, min(first + self._longest, len(words))):
-                rows = self._rows.get(words[first : last + 1])
+        for first in range(len(told)):
+            for last in range(first, min(first + self._longest, len(told))):
+                rows = self._rows.get(told[first : last + 1])
                 if rows and (heads := self._heading(rows)):
                     known.append(Mention(found[first][1], found[last][2], heads))
         known.sort(key=lambda mention: (mention.start - mention.end, mention.start))
@@ -62,9 +62,9 @@ class Mentions:
         if self._read is None or self._read[0] is not names:
             self._rows, self._longest, self._read = {}, 0, (names, 0)
         start, end = self._read[1], len(names)
-        for row, (key, label) in enumerate(zip(names.keys[start:end], names.texts[start:end], strict=True), start):
-            for words in {tuple(w for w, _, _ in spans(name)) for name in (label, *self._aliases.get(key, ()))}:
-                if words:
-                    self._rows.setdefault(words, []).append(row)
-                    self._longest = max(self._longest, len(words))
+        fresh = zip(names.keys[start:end], names.texts[start:end], strict=True)
+        for row, (key, label) in enumerate(fresh, start):
+            for name in {tuple(words(name)) for name in (label, *self._aliases.get(key, ()))} - {()}:
+                self._rows.setdefault(name, []).append(row)
+                self._longest = max(self._longest, len(name))
         self._read = names, end

@@ -76,9 +76,7 @@ class PromptSystem(System):
 
     method: Prompt
 
-    def __init__(
-        self, method: Prompt, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory
-    ) -> None:
+    def __init__(self, method: Prompt, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
         self.method = method
         self.lowrank = LowRank(reader.lm, method.projections, 0, method.rank, method.rank_alpha)
@@ -94,10 +92,18 @@ class PromptSystem(System):
     def found(self, questions: Sequence[str]) -> Ranked:
         """Return the facts that fit each question best."""
 
+    def learned_from(self, questions: Sequence[str]) -> CandidateFacts:
+        """Return the facts that the reader is fitted to read, best first."""
+        return self.found(questions).facts
+
     @property
     def shown(self) -> int:
         """Facts in the prompt, of those that were found."""
         return self.memory.settings.k
+
+    def drawn(self) -> int:
+        """Return how many facts stand in the prompts of one step of fitting."""
+        return self.shown
 
     def refused(self, doubt: Float[Tensor, " B"]) -> list[bool]:
         """Return which questions are not answered; without a threshold, none."""
@@ -107,8 +113,8 @@ class PromptSystem(System):
         """Return L_LM over the answerable questions, each behind its k retrieved facts, gold among them."""
         answerable = [example for example in batch if example.gold]
         with torch.no_grad():
-            found = self.found([example.text for example in answerable]).facts
-        best = with_gold(found[:, : self.shown], answerable)
+            found = self.learned_from([example.text for example in answerable])
+        best = with_gold(found[:, : self.drawn()], answerable)
         read = [[fact for fact in row if fact >= 0] for row in best.tolist()]
         targets = [self.target(example, facts) for example, facts in zip(answerable, read, strict=True)]
         tokens = self.reader.tokens([e.text for e in answerable], targets, [self._shown(row) for row in read])
@@ -142,6 +148,15 @@ class PromptSystem(System):
             [[fact for fact in row if fact >= 0] for row in found.facts.tolist()],
             found.doubt.tolist(),
             refused,
+        )
+
+    @torch.no_grad()
+    def surprise(
+        self, questions: Sequence[str], answers: Sequence[str], read: Sequence[Sequence[int]]
+    ) -> Float[Tensor, " B"]:
+        """Return how much the answers surprise, in nats, behind the facts `read`."""
+        return self.reader.surprise(
+            self.reader.tokens(questions, answers, [self._shown(row) for row in read])
         )
 
     def _said(self, questions: Sequence[str], shown: Sequence[str]) -> list[str]:
