@@ -1,4 +1,4 @@
-"""Facts as text before the question, for a tuned reader: what all retrieval-augmented generation here shares."""
+"""Facts as text before the question, for a tuned reader: what all forms of RAG here share."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence

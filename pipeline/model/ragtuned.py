@@ -1,12 +1,12 @@
-r"""Retrieval-augmented generation at its best: a tuned query, a reranker, refusal, and k chosen on validation.
+r"""Retrieval-augmented generation at its best: a tuned query, a reranker, refusal, k by validation.
 
 The question's vector x goes through a residual head, and the slot keys b stay as they are, so that the memory
 changes as freely as that of `rag`:
 
 .. math:: s_b = e^{\tau}\, \overline{x + f(x)} \cdot b
 
-The n best slots may be judged again by a cross-encoder r (`pipeline.model.reranker`): s + β·r. β, k, the score
-that tells whether any fact answers, and its threshold are chosen on validation questions
+The n best slots may be judged again by a cross-encoder r (`pipeline.model.reranker`): s + β·r. β, k, the
+score that tells whether any fact answers, and its threshold are chosen on validation questions
 (`pipeline.model.tuning`).
 """
 
@@ -144,7 +144,7 @@ class RagTunedSystem(PromptSystem):
         return self.memory.search(self.query(self.encoder.encode(questions)))
 
     def learned_from(self, questions: Sequence[str]) -> CandidateFacts:
-        """Return what the tuned query finds: the reader is fitted without the reranker, whose order it needn't."""
+        """Return what the tuned query finds: while the reader is fitted, nothing is reranked."""
         return self.candidates(questions).facts
 
     def found(self, questions: Sequence[str]) -> Ranked:

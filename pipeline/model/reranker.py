@@ -1,7 +1,7 @@
 r"""A cross-encoder over the best candidates: the sentence encoder reads question and slot key together.
 
-With the mean states ā of the question's and b̄ of the key's tokens, each brought to unit length, of one pass over
-"question ? key" through the frozen encoder with low-rank changes in its upper layers,
+With the mean states ā of the question's and b̄ of the key's tokens, each brought to unit length, of one pass
+over both texts through the frozen encoder with low-rank changes in its upper layers,
 
 .. math:: r = w^\top \mathrm{gelu}(W [ā ⊙ b̄ ; |ā - b̄|] + c) + d
 

@@ -97,7 +97,7 @@ class Retrieval:
             raise ValueError(f"train.retrieval.joint_rate must be in [0, 1], not {self.joint_rate}")
         if self.batch_size < 1 or self.rerank_batch < 1 or self.rerank_slots < 2:
             raise ValueError(
-                f"train.retrieval.batch_size and rerank_batch must be at least 1 and rerank_slots at least 2, "
+                "train.retrieval.batch_size and rerank_batch must be at least 1 and rerank_slots at least 2, "
                 f"not {self.batch_size}, {self.rerank_batch} and {self.rerank_slots}"
             )
 

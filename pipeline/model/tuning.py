@@ -40,7 +40,8 @@ def fit_query(
     vectors = system.encoder.encode([example.text for example in examples])
 
     def ask(drawn: Int[Tensor, " B"]) -> Query:
-        return system.query(vectors[drawn])
+        query: Query = system.query(vectors[drawn])
+        return query
 
     return fit_heads(system.query, system.memory, ask, slots.to(vectors.device), settings, steps)
 
@@ -211,7 +212,7 @@ def choose_k(system: RagTunedSystem, valid: Sequence[Example]) -> dict[str, floa
 
 
 def auroc(doubts: Sequence[float], without: Sequence[bool]) -> float:
-    """Return the chance that a question without an answer is doubted more than one with, ties half; ½ if none."""
+    """Return the chance that a question without an answer is doubted more than one with; ½ if none is."""
     values, mask = torch.tensor(doubts), torch.tensor(without)
     high, low = values[mask], values[~mask]
     if not len(high) or not len(low):
