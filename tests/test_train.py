@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import Paths, UserError
+from pipeline.evaluation.searching import fit_retrieval
 from pipeline.evaluation.systems import NAMES
-from pipeline.evaluation.training import _key, examples, fit_retrieval
+from pipeline.evaluation.training import _key, examples
 from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.fitting import Pool, Train

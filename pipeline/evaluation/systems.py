@@ -13,23 +13,45 @@ from pipeline.memory.graph import Correspondence, replay
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.adapter import load_adapter
+from pipeline.model.bm25 import Bm25, Bm25System
 from pipeline.model.closedbook import ClosedBook, ClosedBookSystem
-from pipeline.model.dysk import Dysk, DyskSystem
+from pipeline.model.dysk import Dysk, DyskDense, DyskSystem
 from pipeline.model.facts import FactVectors, rotate_vectors
 from pipeline.model.icl import Icl, IclSystem
+from pipeline.model.linking import Linking, LinkingSystem
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag, RagSystem
+from pipeline.model.ragtuned import RagTuned, RagTunedSystem
 from pipeline.model.reader import Reader
 from pipeline.model.settings import AtlasKv, AtlasKvAux, AtlasKvFlat, Kblam, KblamSameRows, Ours, Vector
 from pipeline.model.system import System
 from pipeline.model.vector import VectorSystem
 from pipeline.weights import Encoder, LanguageModel
 
-Method = Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvFlat | AtlasKvAux | Icl | ClosedBook
+Method = (
+    Ours
+    | Rag
+    | RagTuned
+    | Bm25
+    | Linking
+    | Dysk
+    | DyskDense
+    | Kblam
+    | KblamSameRows
+    | AtlasKv
+    | AtlasKvFlat
+    | AtlasKvAux
+    | Icl
+    | ClosedBook
+)
 NAMES: dict[type, str] = {
     Ours: "ours",
     Rag: "rag",
+    RagTuned: "rag_tuned",
+    Bm25: "bm25",
+    Linking: "linking",
     Dysk: "dysk",
+    DyskDense: "dysk_dense",
     Kblam: "kblam",
     KblamSameRows: "kblam_same_rows",
     AtlasKv: "atlaskv",
@@ -38,11 +60,10 @@ NAMES: dict[type, str] = {
     Icl: "icl",
     ClosedBook: "closed_book",
 }
-ADAPTERS = {"atlaskv_flat": "atlaskv", "icl": "rag"}
+ADAPTERS = {"atlaskv_flat": "atlaskv", "icl": "rag", "bm25": "rag", "linking": "rag"}
 """Methods that answer with the adapter of another one."""
-LAYOUTS = dict.fromkeys((Rag, Kblam, KblamSameRows, AtlasKv, AtlasKvFlat, AtlasKvAux), "slot") | {
-    Dysk: "factored"
-}
+LAYOUTS = dict.fromkeys((Rag, RagTuned, Kblam, KblamSameRows, AtlasKv, AtlasKvFlat, AtlasKvAux), "slot")
+LAYOUTS |= dict.fromkeys((Dysk, DyskDense), "factored")
 """Methods that need one layout of the memory, whatever the configuration chooses for the others."""
 
 
@@ -66,6 +87,8 @@ def open_system(
     if isinstance(method, Dysk):
         rotate = rotate_vectors(paths.rotate / "rotate.safetensors", graph)
         return DyskSystem(method, reader, texts, facts, FactVectors(facts, method.space, *rotate))
+    if isinstance(method, Linking):
+        return LinkingSystem(method, reader, texts, facts, graph.aliases)
     return system_on(method, reader, texts, facts)
 
 
@@ -82,6 +105,12 @@ def system_on(method: Method, reader: Reader, texts: TextEncoder, facts: Knowled
     """
     if isinstance(method, Ours):
         return OurSystem(method, reader, texts, facts)
+    if isinstance(method, RagTuned):
+        return RagTunedSystem(method, reader, texts, facts)
+    if isinstance(method, Bm25):
+        return Bm25System(method, reader, texts, facts)
+    if isinstance(method, Linking):
+        return LinkingSystem(method, reader, texts, facts, {})
     if isinstance(method, Rag):
         return RagSystem(method, reader, texts, facts)
     if isinstance(method, Vector):

@@ -5,38 +5,35 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipeline.config import Paths, UserError
+from pipeline.evaluation.searching import bar, fit_retrieval, fit_search
 from pipeline.evaluation.systems import NAMES, open_system
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.graph import Correspondence
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
-from pipeline.model.dysk import Dysk
+from pipeline.model.dysk import Dysk, DyskDense
 from pipeline.model.fitting import Pool, Train, fit
-from pipeline.model.judging import choose_threshold, fit_asking, fit_letters, fit_null
+from pipeline.model.judging import choose_threshold
 from pipeline.model.narrow import narrow_rows
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
-from pipeline.model.retrieval import Ask, Retrieval, choose_weight, fit_correction, fit_heads
+from pipeline.model.ragtuned import RagTuned, RagTunedSystem
 from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Ours, Vector
 from pipeline.model.system import Example, System
-from pipeline.tracking import Curve, Run
+from pipeline.model.tuning import choose_k
+from pipeline.tracking import Run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
-Trained = Ours | Rag | Dysk | Kblam | KblamSameRows | AtlasKv | AtlasKvAux
+Trained = Ours | Rag | RagTuned | Dysk | DyskDense | Kblam | KblamSameRows | AtlasKv | AtlasKvAux
 """Methods with an adapter of their own."""
-QUESTIONS = 4000
-"""Questions at most of either kind, with and without an answer, that texts are told from."""
 
 
 def settings_of(method: Trained, train: Train) -> Train:
@@ -75,7 +72,8 @@ def fitted(
     pool, valid = examples(system, graph, paths)
     if isinstance(method, Vector) and method.rows == "synthetic":
         told = read_table(paths.kv, "synthetic")
-        system.memory, pool = narrow_rows(told, memory, system.encoder, seed, lambda b: _bar(b, "names"))
+        system.memory, pool = narrow_rows(told, memory, system.encoder, seed, lambda b: bar(b, "names"))
+    answerable = [example for example in valid if example.gold]
     if not system.learns_refusal:
         pool = Pool(pool.template, pool.human, [])
     sections: dict[str, Any] = {
@@ -88,8 +86,11 @@ def fitted(
     figures: dict[str, Any] = {"method": name, "seed": seed}
     if isinstance(system, OurSystem):
         figures["correction"] = fit_retrieval(
-            system, pool, valid, train.retrieval, train.unanswerable, seed, out
+            system, pool, answerable, train.retrieval, train.unanswerable, seed, out
         )
+    if isinstance(system, RagTunedSystem):
+        figures["search"] = fit_search(system, pool, valid, train, seed, out)
+        pool = Pool(pool.template, pool.human, [])
     figures["retrieval_seconds"] = time.perf_counter() - began
     _seed(seed)
     steps = train.steps[name]
@@ -109,7 +110,11 @@ def fitted(
     )
     figures["seconds"] = time.perf_counter() - started
     if isinstance(system, OurSystem):
-        figures["refusal"] = choose_threshold(system, valid, system.method.refuse_answerable)
+        figures["refusal"] = choose_threshold(system, answerable, system.method.refuse_answerable)
+    if isinstance(system, RagTunedSystem):
+        few = random.sample(answerable, min(len(answerable), train.retrieval.k_validation))
+        with system.attached():
+            figures["k"] = choose_k(system, few)
     figures |= {
         "steps": steps,
         "skipped_steps": skipped,
@@ -126,7 +131,7 @@ def fitted(
 
 
 def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Example]]:
-    """Return the training questions by kind, and the answerable validation questions.
+    """Return the training questions by kind, and the validation questions, with an answer and without.
 
     Raises:
         UserError: there is no training question, or none for validation.
@@ -146,92 +151,13 @@ def examples(system: System, graph: Graph, paths: Paths) -> tuple[Pool, list[Exa
         example = Example(text, tuple(answers), held[-1], kind, held[0] if len(held) > 1 else ())
         if split == "train" and kind in kinds and bool(held[-1]) != (kind == "unanswerable"):
             kinds[kind].append(example)
-        elif split == "valid" and held[-1]:
+        elif split == "valid" and bool(held[-1]) != (kind == "unanswerable"):
             valid.append(example)
     if not kinds["template"] and not kinds["human"]:
         raise UserError(f"{paths.kv}: no training question in it; check conf/splits and conf/synthesis")
-    if not valid:
+    if not any(example.gold for example in valid):
         raise UserError(f"{paths.kv}: no validation question in it; raise splits.valid in conf/splits")
     return Pool(**kinds), valid
-
-
-def fit_retrieval(
-    system: OurSystem,
-    pool: Pool,
-    valid: Sequence[Example],
-    settings: Retrieval,
-    unanswerable: float,
-    seed: int,
-    out: Path,
-) -> dict[str, float]:
-    """Fit the heads, then the correction by early states and its weight, then the null fact."""
-    draw = random.Random(seed)
-    known = _balanced(pool, settings.examples, draw)
-    judged = known
-    if system.letters:
-        draw.shuffle(known)
-        cut = max(1, round(settings.held * len(known)))
-        judged, known = known[:cut], known[cut:] or known
-    ask = _asking(system, known)
-    asked = [e.via[0] if e.via else e.gold[0] for e in known]
-    triples = system.memory.triples[asked]
-    first = triples[:, 0]
-    if system.memory.settings.layout == "slot":
-        first = system.memory.adjacency.slot[torch.tensor(asked)].cpu().numpy()
-    later = np.array([system.memory.triples[e.gold[0], 1] if e.via else -1 for e in known])
-    slots = torch.stack([torch.as_tensor(row) for row in (first, triples[:, 1], later)], dim=1)
-    curve = fit_heads(system.heads, system.memory, ask, slots.to(system.reader.device), settings, _bar)
-    curve_file = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
-    for row in curve:
-        curve_file.append(**row)
-    if system.letters:
-        fit_letters(system, judged, settings, _bar)
-    held = list(valid)
-    if settings.validation and len(held) > settings.validation:
-        held = draw.sample(held, settings.validation)
-    weights: Sequence[float] = []
-    if settings.correction_steps:
-        fit_correction(system, known, ask, settings, _bar)
-        weights = settings.correction_weights
-    accuracy = choose_weight(system, held, weights)
-    if pool.unanswerable:
-        count = settings.null_examples
-        answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (judged, pool.unanswerable))
-        fit_null(system, answerable, without, unanswerable, settings, _bar)
-    if settings.texts:
-        questions = draw.sample(known, min(len(known), QUESTIONS))
-        questions += draw.sample(list(pool.unanswerable), min(len(pool.unanswerable), QUESTIONS))
-        fit_asking(system, questions, settings.texts, draw, _bar)
-    return accuracy
-
-
-def _asking(system: OurSystem, known: Sequence[Example]) -> Ask:
-    """Return what gives the queries of `known`; their texts are encoded once, early states made each time."""
-    if system.method.question == "states":
-        return lambda drawn: system.query([known[i].text for i in drawn.tolist()])
-    vectors = system.encoder.encode([e.text for e in known], lambda b: _bar(b, "questions"))
-    return lambda drawn: system.heads(vectors[drawn.to(vectors.device)])
-
-
-def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:
-    """Return training questions, two templated ones for one that a person wrote, where there are such.
-
-    One question over two facts comes with two templated ones, for a system that follows them.
-    """
-    human = list(pool.human)
-    template = list(pool.template)
-    if human and len(template) > 2 * len(human):
-        template = draw.sample(template, 2 * len(human))
-    both = list(pool.multihop)
-    if len(both) > len(template) // 2:
-        both = draw.sample(both, len(template) // 2)
-    known = human + template + both
-    return draw.sample(known, limit) if 0 < limit < len(known) else known
-
-
-def _bar(items: Iterable[Any], title: str) -> Iterable[Any]:
-    shown: Iterable[Any] = tqdm(items, desc=title, unit="step", mininterval=1.0)
-    return shown
 
 
 def _seed(seed: int) -> None:

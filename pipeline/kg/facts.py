@@ -154,6 +154,12 @@ class Graph:
         return labels
 
     @cached_property
+    def aliases(self) -> dict[str, list[str]]:
+        """Further names of the entities that have any, by their stable keys."""
+        pairs = zip(self.entities["key"].to_pylist(), self.entities["aliases"].to_pylist(), strict=True)
+        return {key: aliases for key, aliases in pairs if aliases}
+
+    @cached_property
     def relation_labels(self) -> list[str]:
         """The label of each relation, by id."""
         labels: list[str] = self.relations["label"].to_pylist()

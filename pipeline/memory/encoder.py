@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,6 +62,40 @@ class TextEncoder:
             vectors[batch[0] : batch[-1] + 1] = F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
         place = {text: i for i, text in enumerate(distinct)}
         return vectors[torch.tensor([place[text] for text in texts], dtype=torch.long, device=self.device)]
+
+    @property
+    def model(self) -> Any:
+        """The frozen model, for what attaches to it."""
+        self._load()
+        return self._model
+
+    def pairs(
+        self, firsts: Sequence[str], seconds: Sequence[str]
+    ) -> tuple[Float[Tensor, "n T P"], Int[Tensor, "n T"]]:
+        """Return the token states of pairs of texts that are read together, with gradients where any reach.
+
+        Args:
+            firsts: any number of texts.
+            seconds: as many; a pair longer than twice `encoder.max_tokens` is cut at its longer text.
+
+        Returns:
+            States in float32, and which text each token is of: 0, 1, or -1 for what is of neither.
+        """
+        self._load()
+        tokens = self._tokenizer(
+            list(firsts),
+            list(seconds),
+            padding=True,
+            truncation="longest_first",
+            max_length=2 * self._settings.max_tokens,
+            return_tensors="pt",
+        )
+        owners = [
+            [-1 if owner is None else owner for owner in tokens.sequence_ids(row)]
+            for row in range(len(firsts))
+        ]
+        states = self._model(**tokens.to(self.device)).last_hidden_state.float()
+        return states, torch.tensor(owners, device=self.device)
 
     def _load(self) -> None:
         """Fetch the weights at first use, so that a memory can be opened without them."""

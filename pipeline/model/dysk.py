@@ -71,6 +71,16 @@ class Dysk:
             raise ValueError("method.width, answer_tokens and k must be at least 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DyskDense(Dysk):
+    """The paper's ablation as a method of its own: all N candidates are attended to, in training too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.dense:
+            raise ValueError("method.dense must be true: dysk_dense is dysk that attends to all candidates")
+
+
 class SparseFusion(nn.Module):
     """Attention of one layer's states over candidate facts, and the gate that adds what it found.
 

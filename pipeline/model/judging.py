@@ -145,10 +145,10 @@ def choose_threshold(system: OurSystem, examples: Sequence[Example], share: floa
     """
     asking = system.asking
     asking.limit.fill_(torch.inf)
-    system.null.threshold.fill_(max(0.5, _limit(_by_kind(examples, system.doubt), share)))
+    system.null.threshold.fill_(max(0.5, limit(_by_kind(examples, system.doubt), share)))
     if asking.weight.any():
         looks = _by_kind(examples, lambda texts: asking(worded(system.reader, texts)).tolist())
-        asking.limit.fill_(max(math.log(CERTAIN / (1 - CERTAIN)), _limit(looks, share)))
+        asking.limit.fill_(max(math.log(CERTAIN / (1 - CERTAIN)), limit(looks, share)))
     doubts = _by_kind(examples, system.doubt)
     threshold = float(system.null.threshold)
     refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}
@@ -167,7 +167,7 @@ def _by_kind(
     return told
 
 
-def _limit(values: Mapping[str, Sequence[float]], share: float) -> float:
+def limit(values: Mapping[str, Sequence[float]], share: float) -> float:
     """Return what at most `share` of the values of each kind are above."""
     limits = (torch.tensor(row).quantile(1 - share, interpolation="higher") for row in values.values())
     return max(map(float, limits))

@@ -12,13 +12,13 @@ from pipeline.config import UserError
 
 
 def decoder_layers(lm: Any) -> nn.ModuleList:
-    """Return the stack of layers of a decoder of the transformers library.
+    """Return the stack of layers of a decoder or an encoder of the transformers library.
 
     Raises:
         UserError: the model has no list of as many modules as its configuration counts layers.
     """
     count = lm.config.num_hidden_layers
-    for module in lm.base_model.children():
+    for module in (*lm.base_model.children(), *lm.base_model.modules()):
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise UserError(

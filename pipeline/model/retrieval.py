@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.memory.facts import Query
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.heads import RetrievalHeads
 from pipeline.model.hops import gold_paths, with_gold_paths
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.ours import OurSystem
@@ -61,6 +60,18 @@ class Retrieval:
     """Of the null fact."""
     texts: int
     """Texts that the language model writes to tell questions from what asks nothing; 0 leaves that out."""
+    rerank_steps: int
+    """Steps of the reranker of `rag_tuned`."""
+    rerank_batch: int
+    """Questions a step of it."""
+    rerank_slots: int
+    """Slots that it tells apart for each of them."""
+    rerank_learning_rate: float
+    """Of it, at the start; it falls to zero as a cosine."""
+    rerank_weights: list[float]
+    """Weights β of it that are tried on validation questions; 0 is always among them."""
+    k_validation: int
+    """Validation questions that choose k of `rag_tuned`."""
 
     def __post_init__(self) -> None:
         if (
@@ -71,22 +82,28 @@ class Retrieval:
                 self.examples,
                 self.correction_steps,
                 self.texts,
+                self.rerank_steps,
+                self.k_validation,
             )
             < 0
         ):
             raise ValueError(
-                "train.retrieval: steps, negatives, examples, correction_steps and texts can't be negative"
+                "train.retrieval: steps, negatives, examples, correction_steps, texts, rerank_steps and "
+                "k_validation can't be negative"
             )
         if not 0 <= self.held < 1:
             raise ValueError(f"train.retrieval.held must be in [0, 1), not {self.held}")
         if not 0 <= self.joint_rate <= 1:
             raise ValueError(f"train.retrieval.joint_rate must be in [0, 1], not {self.joint_rate}")
-        if self.batch_size < 1:
-            raise ValueError(f"train.retrieval.batch_size must be at least 1, not {self.batch_size}")
+        if self.batch_size < 1 or self.rerank_batch < 1 or self.rerank_slots < 2:
+            raise ValueError(
+                "train.retrieval.batch_size and rerank_batch must be at least 1 and rerank_slots at least 2, "
+                f"not {self.batch_size}, {self.rerank_batch} and {self.rerank_slots}"
+            )
 
 
 def fit_heads(
-    heads: RetrievalHeads,
+    heads: nn.Module,
     memory: KnowledgeMemory,
     ask: Ask,
     slots: Int[Tensor, "B 3"],

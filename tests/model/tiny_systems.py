@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from pipeline.evaluation.systems import Method, open_system
+from pipeline.model.bm25 import Bm25
 from pipeline.model.closedbook import ClosedBook
-from pipeline.model.dysk import Dysk
+from pipeline.model.dysk import Dysk, DyskDense
 from pipeline.model.fitting import Train
 from pipeline.model.icl import Icl
+from pipeline.model.linking import Linking
 from pipeline.model.rag import Rag
+from pipeline.model.ragtuned import RagTuned
 from pipeline.model.retrieval import Retrieval
 from pipeline.model.settings import Kblam, Ours, Vector
 from pipeline.model.system import Example, System
@@ -79,6 +82,34 @@ def rag(**changes: Any) -> Rag:
     return Rag(**(values | changes))
 
 
+def rag_tuned(**changes: Any) -> RagTuned:
+    values: dict[str, Any] = vars(rag()) | {
+        "head_width": 16,
+        "ks": [1, 3],
+        "refuse_answerable": 0.1,
+        "rerank": True,
+        "reranked": 4,
+        "rerank_projections": ["query", "value"],
+        "rerank_first_layer": 1,
+        "rerank_rank": 2,
+        "rerank_width": 8,
+    }
+    return RagTuned(**(values | changes))
+
+
+def reader_of_rag() -> dict[str, Any]:
+    return {name: value for name, value in vars(rag()).items() if name != "scale"}
+
+
+def bm25(**changes: Any) -> Bm25:
+    return Bm25(**(reader_of_rag() | {"documents": "key", "k1": 1.2, "b": 0.75} | changes))
+
+
+def linking(**changes: Any) -> Linking:
+    values = {"mention_weight": 1.0, "relation_scale": 30.0, "refuse_above": 1.0}
+    return Linking(**(reader_of_rag() | values | changes))
+
+
 def icl(**changes: Any) -> Icl:
     values: dict[str, Any] = {
         "tuned": True,
@@ -105,6 +136,10 @@ def dysk(**changes: Any) -> Dysk:
         "alpha": 1.0,
     }
     return Dysk(**(values | changes))
+
+
+def dysk_dense(**changes: Any) -> DyskDense:
+    return DyskDense(**(vars(dysk()) | {"dense": True} | changes))
 
 
 def vector(kind: type[Vector] = Kblam, **changes: Any) -> Any:
@@ -157,13 +192,19 @@ def retrieval(**changes: Any) -> Retrieval:
         "null_examples": 5,
         "null_learning_rate": 0.02,
         "texts": 0,
+        "rerank_steps": 2,
+        "rerank_batch": 4,
+        "rerank_slots": 3,
+        "rerank_learning_rate": 0.01,
+        "rerank_weights": [1.0],
+        "k_validation": 3,
     }
     return Retrieval(**(values | changes))
 
 
 def training(checkpoints: Path, **changes: Any) -> Train:
     values: dict[str, Any] = {
-        "steps": {"ours": 3, "rag": 3, "dysk": 3, "kblam": 3, "atlaskv": 3},
+        "steps": dict.fromkeys(("ours", "rag", "rag_tuned", "dysk", "dysk_dense", "kblam", "atlaskv"), 3),
         "batch_size": 3,
         "learning_rate": 0.01,
         "learning_rates": {},

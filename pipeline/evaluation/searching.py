@@ -1,0 +1,125 @@
+"""Fits what finds facts, before the reader is: the heads of ours, the query and the reranker of RAG."""
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipeline.model.fitting import Pool, Train
+from pipeline.model.judging import fit_asking, fit_letters, fit_null
+from pipeline.model.ours import OurSystem
+from pipeline.model.ragtuned import RagTunedSystem
+from pipeline.model.retrieval import Ask, Retrieval, choose_weight, fit_correction, fit_heads
+from pipeline.model.system import Example
+from pipeline.model.tuning import choose_refusal, choose_search, fit_query, fit_reranker
+from pipeline.tracking import Curve
+
+QUESTIONS = 4000
+"""Questions at most of either kind, with and without an answer, that texts are told from."""
+
+
+def fit_retrieval(
+    system: OurSystem,
+    pool: Pool,
+    valid: Sequence[Example],
+    settings: Retrieval,
+    unanswerable: float,
+    seed: int,
+    out: Path,
+) -> dict[str, float]:
+    """Fit the heads, then the correction by early states and its weight, then the null fact."""
+    draw = random.Random(seed)
+    known = _balanced(pool, settings.examples, draw)
+    judged = known
+    if system.letters:
+        draw.shuffle(known)
+        cut = max(1, round(settings.held * len(known)))
+        judged, known = known[:cut], known[cut:] or known
+    ask = _asking(system, known)
+    asked = [e.via[0] if e.via else e.gold[0] for e in known]
+    triples = system.memory.triples[asked]
+    first = triples[:, 0]
+    if system.memory.settings.layout == "slot":
+        first = system.memory.adjacency.slot[torch.tensor(asked)].cpu().numpy()
+    later = np.array([system.memory.triples[e.gold[0], 1] if e.via else -1 for e in known])
+    slots = torch.stack([torch.as_tensor(row) for row in (first, triples[:, 1], later)], dim=1)
+    curve = fit_heads(system.heads, system.memory, ask, slots.to(system.reader.device), settings, bar)
+    curve_file = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
+    for row in curve:
+        curve_file.append(**row)
+    if system.letters:
+        fit_letters(system, judged, settings, bar)
+    held = list(valid)
+    if settings.validation and len(held) > settings.validation:
+        held = draw.sample(held, settings.validation)
+    weights: Sequence[float] = []
+    if settings.correction_steps:
+        fit_correction(system, known, ask, settings, bar)
+        weights = settings.correction_weights
+    accuracy = choose_weight(system, held, weights)
+    if pool.unanswerable:
+        count = settings.null_examples
+        answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (judged, pool.unanswerable))
+        fit_null(system, answerable, without, unanswerable, settings, bar)
+    if settings.texts:
+        questions = draw.sample(known, min(len(known), QUESTIONS))
+        questions += draw.sample(list(pool.unanswerable), min(len(pool.unanswerable), QUESTIONS))
+        fit_asking(system, questions, settings.texts, draw, bar)
+    return accuracy
+
+
+def fit_search(
+    system: RagTunedSystem, pool: Pool, valid: Sequence[Example], train: Train, seed: int, out: Path
+) -> dict[str, float]:
+    """Fit the query and the reranker of RAG, and choose by validation questions how both are used."""
+    draw, settings = random.Random(seed), train.retrieval
+    known = _balanced(pool, settings.examples, draw)
+    columns = ("step", "aux_loss", "retrieval_accuracy")
+    if system.method.head_width:
+        curve = Curve(out / "retrieval.csv", columns)
+        for row in fit_query(system, known, settings, bar):
+            curve.append(**row)
+    if system.reranker:
+        curve = Curve(out / "reranker.csv", columns)
+        for row in fit_reranker(system, known, pool.unanswerable, train.unanswerable, settings, bar):
+            curve.append(**row)
+    held = list(valid)
+    if settings.validation and len(held) > 2 * settings.validation:
+        kinds = [[e for e in held if bool(e.gold) == answered] for answered in (True, False)]
+        held = [e for kind in kinds for e in draw.sample(kind, min(len(kind), settings.validation))]
+    chosen = choose_search(system, held, settings.rerank_weights)
+    return chosen | choose_refusal(system, valid, system.method.refuse_answerable)
+
+
+def _asking(system: OurSystem, known: Sequence[Example]) -> Ask:
+    """Return what gives the queries of `known`; their texts are encoded once, early states made each time."""
+    if system.method.question == "states":
+        return lambda drawn: system.query([known[i].text for i in drawn.tolist()])
+    vectors = system.encoder.encode([e.text for e in known], lambda b: bar(b, "questions"))
+    return lambda drawn: system.heads(vectors[drawn.to(vectors.device)])
+
+
+def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:
+    """Return training questions, two templated ones for one that a person wrote, where there are such.
+
+    One question over two facts comes with two templated ones, for a system that follows them.
+    """
+    human = list(pool.human)
+    template = list(pool.template)
+    if human and len(template) > 2 * len(human):
+        template = draw.sample(template, 2 * len(human))
+    both = list(pool.multihop)
+    if len(both) > len(template) // 2:
+        both = draw.sample(both, len(template) // 2)
+    known = human + template + both
+    return draw.sample(known, limit) if 0 < limit < len(known) else known
+
+
+def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
+    """Return the items behind a progress bar."""
+    shown: Iterable[Any] = tqdm(items, desc=title, unit="step", mininterval=1.0)
+    return shown
