@@ -19,6 +19,16 @@ from pipeline.model.system import Example
 Steps = Callable[[Iterable[int], str], Iterable[int]]
 Ask = Callable[[Int[Tensor, " B"]], Query]
 
+LEAST = {
+    0: (
+        *("steps", "hard_negatives", "random_negatives", "examples", "correction_steps", "texts"),
+        *("rerank_steps", "k_validation"),
+    ),
+    1: ("batch_size", "rerank_batch"),
+    2: ("rerank_slots",),
+}
+"""Settings of `Retrieval` by the least value that they may have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
@@ -74,32 +84,16 @@ class Retrieval:
     """Validation questions that choose k of `rag_tuned`."""
 
     def __post_init__(self) -> None:
-        if (
-            min(
-                self.steps,
-                self.hard_negatives,
-                self.random_negatives,
-                self.examples,
-                self.correction_steps,
-                self.texts,
-                self.rerank_steps,
-                self.k_validation,
-            )
-            < 0
-        ):
-            raise ValueError(
-                "train.retrieval: steps, negatives, examples, correction_steps, texts, rerank_steps and "
-                "k_validation can't be negative"
-            )
+        for least, names in LEAST.items():
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(
+                        f"train.retrieval.{name} must be at least {least}, not {getattr(self, name)}"
+                    )
         if not 0 <= self.held < 1:
             raise ValueError(f"train.retrieval.held must be in [0, 1), not {self.held}")
         if not 0 <= self.joint_rate <= 1:
             raise ValueError(f"train.retrieval.joint_rate must be in [0, 1], not {self.joint_rate}")
-        if self.batch_size < 1 or self.rerank_batch < 1 or self.rerank_slots < 2:
-            raise ValueError(
-                "train.retrieval.batch_size and rerank_batch must be at least 1 and rerank_slots at least 2, "
-                f"not {self.batch_size}, {self.rerank_batch} and {self.rerank_slots}"
-            )
 
 
 def fit_heads(

@@ -203,13 +203,13 @@ def test_a_correction_that_is_worth_nothing_gets_no_weight(
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (
-            {"steps": -1},
-            "train.retrieval: steps, negatives, examples, correction_steps and texts can't be negative",
-        ),
-        ({"random_negatives": -1}, "can't be negative"),
+        ({"steps": -1}, "train.retrieval.steps must be at least 0, not -1"),
+        ({"random_negatives": -1}, "train.retrieval.random_negatives must be at least 0, not -1"),
+        ({"k_validation": -1}, "train.retrieval.k_validation must be at least 0, not -1"),
         ({"joint_rate": 2.0}, r"train.retrieval.joint_rate must be in \[0, 1\], not 2.0"),
         ({"batch_size": 0}, "train.retrieval.batch_size must be at least 1, not 0"),
+        ({"rerank_batch": 0}, "train.retrieval.rerank_batch must be at least 1, not 0"),
+        ({"rerank_slots": 1}, "train.retrieval.rerank_slots must be at least 2, not 1"),
     ],
 )
 def test_values_out_of_range_are_errors(changes: dict[str, float], text: str) -> None:
