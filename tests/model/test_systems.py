@@ -17,10 +17,38 @@ from pipeline.model.isolation import weighed
 from pipeline.model.selection import training_selection
 from pipeline.model.system import Example, System, gold_mask, with_gold
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import closed_book, dysk, opened, ours, rag, shaken, some_examples, vector
+from tests.model.tiny_systems import (
+    bm25,
+    closed_book,
+    dysk,
+    dysk_dense,
+    linking,
+    opened,
+    ours,
+    rag,
+    rag_tuned,
+    shaken,
+    some_examples,
+    vector,
+)
 from tests.tiny import SmallWorld
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
+SEARCHING = {
+    "ours": ours(),
+    "rag": rag(),
+    "rag_tuned": rag_tuned(),
+    "bm25": bm25(),
+    "linking": linking(),
+    "dysk": dysk(),
+    "dysk_dense": dysk_dense(),
+}
+"""Methods that read candidates of a search."""
+TRAINED = {name: SEARCHING[name] for name in ("ours", "rag", "rag_tuned", "dysk", "dysk_dense")}
+TRAINED |= {"vector": vector()}
+RANKING = {name: method for name, method in SEARCHING.items() if name != "linking"}
+"""Those of them that rank any fact; to `linking` most are none of the question's."""
+SEEING = SEARCHING | TRAINED
 Opened = Callable[..., Any]
 
 
@@ -40,7 +68,7 @@ def step(system: System, optimizer: torch.optim.Optimizer, examples: list[Exampl
     return parts["loss"].item()
 
 
-@pytest.mark.parametrize("method", [ours(), rag(), vector(), dysk()], ids=["ours", "rag", "vector", "dysk"])
+@pytest.mark.parametrize("method", TRAINED.values(), ids=TRAINED)
 def test_a_few_steps_lower_the_loss(method: Method, make: Opened) -> None:
     system = make(method)
     optimizer = torch.optim.Adam(system.parameters(), lr=0.01)
@@ -53,7 +81,7 @@ def test_a_few_steps_lower_the_loss(method: Method, make: Opened) -> None:
 
 
 @pytest.mark.parametrize("layout", ["factored", "slot"])
-@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+@pytest.mark.parametrize("method", RANKING.values(), ids=RANKING)
 def test_a_reply_reads_the_heaviest_candidates(method: Method, layout: str, make: Opened) -> None:
     system = make(method, layout=layout)
     with system.attached():
@@ -203,7 +231,7 @@ def test_an_answer_of_one_line_is_the_first_line_of_the_whole_answer(make: Opene
     assert full != line
 
 
-@pytest.mark.parametrize("method", [ours(), rag(), vector(), dysk()], ids=["ours", "rag", "vector", "dysk"])
+@pytest.mark.parametrize("method", SEEING.values(), ids=SEEING)
 def test_the_next_question_sees_what_the_memory_was_told(method: Method, make: Opened) -> None:
     system = make(method, N=100)
     shaken(system, 0.05)
