@@ -175,6 +175,8 @@ class PromptSystem(System):
 
     def _shown(self, facts: Sequence[int]) -> str:
         """Return the facts as they stand in the prompt, the best one last, next to the question."""
+        if not facts:
+            return ""
         texts = [self.memory.text(fact) for fact in reversed(facts)]
         cut = self.reader.cut(texts, self.method.fact_tokens)
         return "".join(text + "\n" for text in cut)

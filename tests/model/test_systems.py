@@ -124,6 +124,17 @@ def test_an_empty_memory_is_refused(make: Opened) -> None:
     assert reply.refusal == pytest.approx([1.0] * 3)
 
 
+@pytest.mark.parametrize("name", ["rag", "rag_tuned", "bm25", "linking"])
+def test_a_prompt_without_facts_is_answered_or_refused(name: str, make: Opened) -> None:
+    system = make(SEARCHING[name])
+    system.memory.delete([system.memory.fact(row).key for row in range(len(system.memory))])
+    with system.attached():
+        reply = system.reply(QUESTIONS)
+    assert reply.facts == reply.candidates == reply.weights == [[], [], []]
+    assert all(no or text for no, text in zip(reply.refused, reply.texts, strict=True))
+    assert all(doubt >= 1.0 for doubt in reply.refusal)
+
+
 def test_facts_are_read_until_their_shares_hold_the_mass(make: Opened) -> None:
     system = make(ours(mass=1.0))
     with system.attached():
