@@ -5,9 +5,9 @@ changes as freely as that of `rag`:
 
 .. math:: s_b = e^{\tau}\, \overline{x + f(x)} \cdot b
 
-The n best slots may be judged again by a cross-encoder r (`pipeline.model.reranker`): s + β·r. β, k, the
-score that tells whether any fact answers, and its threshold are chosen on validation questions
-(`pipeline.model.tuning`).
+or f = 0, whichever finds more of the validation questions' facts. The n best slots may be judged again by a
+cross-encoder r (`pipeline.model.reranker`): s + β·r. β, k, the score that tells whether any fact answers, and
+its threshold are chosen on validation questions too (`pipeline.model.tuning`).
 """
 
 import random
@@ -80,14 +80,19 @@ class QueryHead(nn.Module):
         scale: e^τ at the start.
     """
 
+    tuned: Tensor
+
     def __init__(self, dimension: int, width: int, scale: float) -> None:
         super().__init__()
         self.residual = Residual(dimension, width) if width else None
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
+        self.register_buffer("tuned", torch.tensor(1.0 if width else 0.0))
+        self._tuned = Number()
 
     def forward(self, x: Vectors) -> Query:
-        """Return what the questions ask the memory for."""
-        return Query((self.residual(x) if self.residual else x) * self.log_scale.exp(), x)
+        """Return what the questions ask the memory for, by f where it is `tuned`."""
+        asked = self.residual(x) if self.residual and self._tuned(self.tuned) else x
+        return Query(asked * self.log_scale.exp(), x)
 
 
 class RagTunedSystem(PromptSystem):
@@ -188,7 +193,7 @@ class RagTunedSystem(PromptSystem):
                     known.setdefault(slot, len(known))
             places.append([most if slot is None else known.get(slot, most) for slot in slots])
             keys.append([self.memory.slot_text(*slot) for slot in known])
-        return torch.tensor(places, device=facts.device), keys
+        return torch.tensor(places, dtype=torch.long, device=facts.device).reshape(facts.shape), keys
 
     def judged(self, questions: Sequence[str], keys: Sequence[Sequence[str]]) -> Float[Tensor, "B S"]:
         """Return r of each question's slots, -inf where it has fewer."""

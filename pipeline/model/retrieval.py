@@ -22,9 +22,9 @@ Ask = Callable[[Int[Tensor, " B"]], Query]
 LEAST = {
     0: (
         *("steps", "hard_negatives", "random_negatives", "examples", "correction_steps", "texts"),
-        *("rerank_steps", "k_validation"),
+        "rerank_steps",
     ),
-    1: ("batch_size", "rerank_batch"),
+    1: ("batch_size", "rerank_batch", "k_validation"),
     2: ("rerank_slots",),
 }
 """Settings of `Retrieval` by the least value that they may have."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from pipeline.config import UserError
 from pipeline.memory.facts import Query
 from pipeline.model.judging import limit
 from pipeline.model.losses import auxiliary_loss
@@ -120,14 +121,14 @@ def _slot(system: RagTunedSystem, fact: int) -> tuple[int, int]:
     return head, relation
 
 
-@torch.no_grad()
 def choose_search(
     system: RagTunedSystem, valid: Sequence[Example], weights: Sequence[float]
 ) -> dict[str, float]:
-    """Set β and the doubt by validation questions.
+    """Set by validation questions whether the query is tuned, β, and the doubt.
 
-    β is the weight with the best accuracy of the first slot, the smallest on a tie. The doubt is that whose
-    AUROC between answerable and other questions is highest, the first of `DOUBTS` on a tie.
+    Query and weight are those with the best accuracy of the first slot; on a tie the smallest weight, then
+    the query whose doubt parts better, then the frozen one. The doubt is that whose AUROC between answerable
+    and other questions is highest, the first of `DOUBTS` on a tie.
 
     Args:
         system: what is set.
@@ -135,32 +136,59 @@ def choose_search(
         weights: of the reranker that are tried, where there is one; 0 is always among them.
 
     Returns:
-        Accuracy by weight, AUROC by doubt, the weight, and the doubt's place in `DOUBTS`.
+        Accuracy by query and weight, AUROC by query and doubt, whether the query is tuned, the weight, and
+        the doubt's place in `DOUBTS`.
+
+    Raises:
+        UserError: no question has an answer, or a score is no number.
     """
-    right = dict.fromkeys(sorted({0.0, *weights}) if system.reranker else [0.0], 0.0)
+    _answerable(valid)
+    tried = sorted({0.0, *weights}) if system.reranker else [0.0]
+    figures: dict[str, float] = {}
+    ranks = []
+    for tuned in (0, 1) if system.query.residual else (0,):
+        system.query.tuned.fill_(tuned)
+        accuracy, parted = _worth(system, valid, tried)
+        judge = DOUBTS.index(max(parted, key=lambda name: (parted[name], -DOUBTS.index(name))))
+        ranks += [(accuracy[w], -w, parted[DOUBTS[judge]], -tuned, judge) for w in tried]
+        of = "tuned" if tuned else "frozen"
+        figures |= {f"accuracy, {of} query, weight {weight:g}": value for weight, value in accuracy.items()}
+        figures |= {f"auroc, {of} query, {name}": value for name, value in parted.items()}
+    _, weight, _, tuned, judge = max(ranks)
+    system.query.tuned.fill_(-tuned)
+    system.beta.fill_(-weight)
+    system.judge.fill_(judge)
+    return figures | {"tuned": -tuned, "weight": -weight, "doubt": judge}
+
+
+@torch.no_grad()
+def _worth(
+    system: RagTunedSystem, valid: Sequence[Example], weights: Sequence[float]
+) -> tuple[dict[float, float], dict[str, float]]:
+    """Return the accuracy of the first slot by the reranker's weight, and the AUROC of each doubt."""
+    right = dict.fromkeys(weights, 0.0)
     doubts: dict[str, list[float]] = {}
     for batch in _batches(valid):
         texts = [example.text for example in batch]
         found = system.candidates(texts)
+        _numbers(found.scores, "score of the query", "train.retrieval.learning_rate")
         place, keys = system.slots(found.facts)
         told = system.judged(texts, keys) if system.reranker else None
+        if told is not None:
+            _numbers(told, "score of the reranker", "train.retrieval.rerank_learning_rate")
         for name, values in system.doubts(found, place, told).items():
             doubts.setdefault(name, []).extend(values.tolist())
         known = gold_mask(found.facts, batch)
         for weight in right:
-            added = torch.zeros_like(found.scores[:, :1]) if told is None else weight * told.clamp(min=-1e4)
-            best = regrouped(found.scores, place, added).argmax(dim=-1, keepdim=True)
+            scores = found.scores
+            if told is not None:
+                scores = regrouped(scores, place, weight * told.clamp(min=-1e4))
+            best = scores.argmax(dim=-1, keepdim=True)
             right[weight] += float(known.gather(1, best).sum())
-    answerable = max(1, sum(bool(example.gold) for example in valid))
-    accuracy = {weight: count / answerable for weight, count in right.items()}
-    beta = max(accuracy, key=lambda weight: (accuracy[weight], -weight))
-    parted = {name: auroc(values, [not e.gold for e in valid]) for name, values in doubts.items()}
-    judge = DOUBTS.index(max(parted, key=lambda name: (parted[name], -DOUBTS.index(name))))
-    system.beta.fill_(beta)
-    system.judge.fill_(judge)
-    figures = {f"accuracy, weight {weight:g}": value for weight, value in accuracy.items()}
-    figures |= {f"auroc, {name}": value for name, value in parted.items()}
-    return figures | {"weight": beta, "doubt": judge}
+    count = len(_answerable(valid))
+    without = [not example.gold for example in valid]
+    parted = {name: auroc(values, without) for name, values in doubts.items()}
+    return {weight: value / count for weight, value in right.items()}, parted
 
 
 @torch.no_grad()
@@ -173,8 +201,12 @@ def choose_refusal(system: RagTunedSystem, valid: Sequence[Example], share: floa
         share: of answerable questions that may be refused; 0 never refuses.
 
     Returns:
-        The threshold, and under each kind the share of its questions that is refused with it.
+        The threshold, -1 where none is refused, and under each kind the share that is refused with it.
+
+    Raises:
+        UserError: no question has an answer.
     """
+    _answerable(valid)
     doubts: dict[str, list[float]] = {}
     for batch in _batches(valid):
         for example, value in zip(batch, system.found([e.text for e in batch]).doubt.tolist(), strict=True):
@@ -196,8 +228,11 @@ def choose_k(system: RagTunedSystem, valid: Sequence[Example]) -> dict[str, floa
 
     Returns:
         The mean surprise by k, and k.
+
+    Raises:
+        UserError: no question has an answer, or an answer's surprise is no number.
     """
-    answerable = [example for example in valid if example.gold]
+    answerable = _answerable(valid)
     surprise = dict.fromkeys(map(str, sorted(set(system.method.ks))), 0.0)
     for batch in _batches(answerable):
         found = system.found([example.text for example in batch]).facts
@@ -205,6 +240,7 @@ def choose_k(system: RagTunedSystem, valid: Sequence[Example]) -> dict[str, floa
             read = [[fact for fact in row[: int(k)] if fact >= 0] for row in found.tolist()]
             targets = [system.target(example, facts) for example, facts in zip(batch, read, strict=True)]
             lost = system.surprise([example.text for example in batch], targets, read)
+            _numbers(lost, "surprise of an answer", "train.learning_rate")
             surprise[k] += float(lost.sum()) / len(answerable)
     chosen = min(surprise, key=lambda k: (surprise[k], int(k)))
     system.k.fill_(int(chosen))
@@ -213,12 +249,26 @@ def choose_k(system: RagTunedSystem, valid: Sequence[Example]) -> dict[str, floa
 
 def auroc(doubts: Sequence[float], without: Sequence[bool]) -> float:
     """Return the chance that a question without an answer is doubted more than one with; ½ if none is."""
-    values, mask = torch.tensor(doubts), torch.tensor(without)
+    values, mask = torch.tensor(doubts), torch.tensor(without, dtype=torch.bool)
     high, low = values[mask], values[~mask]
     if not len(high) or not len(low):
         return 0.5
     above = (high[:, None] > low[None]).float() + 0.5 * (high[:, None] == low[None]).float()
     return float(above.mean())
+
+
+def _answerable(valid: Sequence[Example]) -> list[Example]:
+    """Return the questions with an answer; without any, nothing can be chosen."""
+    found = [example for example in valid if example.gold]
+    if not found:
+        raise UserError("rag_tuned: no validation question has an answer; raise splits.valid in conf/splits")
+    return found
+
+
+def _numbers(values: Tensor, what: str, remedy: str) -> None:
+    """Raise an error that names what is no number and the setting that may be too high."""
+    if values.isnan().any():
+        raise UserError(f"rag_tuned: the {what} is nan; lower {remedy}")
 
 
 def _batches(examples: Sequence[Example]) -> Iterable[Sequence[Example]]:

@@ -205,7 +205,7 @@ def test_a_correction_that_is_worth_nothing_gets_no_weight(
     [
         ({"steps": -1}, "train.retrieval.steps must be at least 0, not -1"),
         ({"random_negatives": -1}, "train.retrieval.random_negatives must be at least 0, not -1"),
-        ({"k_validation": -1}, "train.retrieval.k_validation must be at least 0, not -1"),
+        ({"k_validation": 0}, "train.retrieval.k_validation must be at least 1, not 0"),
         ({"joint_rate": 2.0}, r"train.retrieval.joint_rate must be in \[0, 1\], not 2.0"),
         ({"batch_size": 0}, "train.retrieval.batch_size must be at least 1, not 0"),
         ({"rerank_batch": 0}, "train.retrieval.rerank_batch must be at least 1, not 0"),
