@@ -24,9 +24,11 @@ from tests.model.tiny_systems import (
     SILENT,
     closed_book,
     dysk,
+    dysk_dense,
     icl,
     ours,
     rag,
+    rag_tuned,
     training,
     vector,
 )
@@ -42,7 +44,7 @@ EVALUATE = Evaluate(
     bootstrap_samples=20,
 )
 
-TRAINED = ("ours", "rag", "dysk", "kblam", "atlaskv")
+TRAINED = ("ours", "rag", "rag_tuned", "dysk", "dysk_dense", "kblam", "atlaskv")
 
 Ask = Callable[[Any, Paths], Path]
 
@@ -62,7 +64,9 @@ def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
     [
         ("ours", ours(mass=1.0)),
         ("rag", rag()),
+        ("rag_tuned", rag_tuned(ks=[3], refuse_answerable=0.0)),
         ("dysk", dysk()),
+        ("dysk_dense", dysk_dense()),
         ("kblam", vector(rows="synthetic")),
         ("atlaskv", vector(AtlasKv, roots=99, inner=99, leaves=200)),
         ("icl", icl(tuned=False)),

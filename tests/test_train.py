@@ -28,9 +28,11 @@ from tests.model.tiny_systems import (
     LIGHTNING,
     SILENT,
     dysk,
+    dysk_dense,
     opened,
     ours,
     rag,
+    rag_tuned,
     retrieval,
     some_examples,
     training,
@@ -68,8 +70,8 @@ def stage(world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
 
 @pytest.mark.parametrize(
     "method",
-    [ours(), ours(letters=True, hops=2), rag(), dysk()],
-    ids=["ours", "ours with all", "rag", "dysk"],
+    [ours(), ours(letters=True, hops=2), rag(), rag_tuned(), rag_tuned(rerank=False), dysk(), dysk_dense()],
+    ids=["ours", "ours with all", "rag", "rag_tuned", "without reranker", "dysk", "dysk_dense"],
 )
 def test_the_stage_writes_an_adapter_its_curve_and_figures(
     method: Any, stage: Stage, world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path

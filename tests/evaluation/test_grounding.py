@@ -13,7 +13,7 @@ from pipeline.config import UserError
 from pipeline.evaluation.grounding import AS_ASKED, Grounding, memories, places, probes
 from pipeline.kg.facts import read_table
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import dysk, opened, ours, rag, vector
+from tests.model.tiny_systems import dysk, opened, ours, rag, rag_tuned, vector
 from tests.tiny import SmallWorld
 
 
@@ -52,7 +52,9 @@ def test_a_larger_memory_holds_what_a_smaller_one_did() -> None:
     assert set(small) < set(large)
 
 
-@pytest.mark.parametrize("method", [rag(), ours(), dysk(), vector(), vector(roots=9, inner=9, leaves=99)])
+@pytest.mark.parametrize(
+    "method", [rag(), rag_tuned(), ours(), dysk(), vector(), vector(roots=9, inner=9, leaves=99)]
+)
 def test_places_are_those_of_the_right_fact(
     method: Any, world: SmallWorld, lm: LanguageModel, encoder: Encoder
 ) -> None:

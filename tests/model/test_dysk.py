@@ -14,7 +14,7 @@ from pipeline.model.dysk import DyskSystem, SparseFusion
 from pipeline.model.facts import SPACES, FactVectors, rotate_vectors
 from pipeline.model.reader import Reader
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import dysk, opened, some_examples
+from tests.model.tiny_systems import dysk, dysk_dense, opened, shaken, some_examples
 from tests.tiny import FAMILIES, SmallWorld, tiny_language_model
 
 QUESTIONS = ["What is the capital of Aland?", "Why?"]
@@ -117,6 +117,32 @@ def test_dense_and_k_of_all_candidates_give_the_same_loss(
             losses.append(system.losses(some_examples(system))["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert losses[0] != pytest.approx(losses[2], rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [12, 100])
+def test_the_dense_ablation_is_dysk_that_keeps_as_many_as_there_are(
+    k: int, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    """N = 12: answers, shares, losses and gradients are the same; with k = 1 they are not."""
+    told = []
+    for method in (dysk_dense(k=k), dysk(k=k), dysk(k=1)):
+        system = opened(method, world, lm, encoder)
+        shaken(system)
+        with system.attached():
+            reply = system.reply(QUESTIONS)
+            system.losses(some_examples(system))["loss"].backward()
+        slopes = torch.cat([p.grad.flatten() for p in system.parameters()])
+        told.append((reply, slopes))
+    (dense, slopes), (kept, others), (one, last) = told
+    assert dense == kept
+    assert len(dense.facts[0]) == 12 > len(one.facts[0])
+    torch.testing.assert_close(slopes, others)
+    assert not torch.allclose(slopes, last)
+
+
+def test_the_dense_ablation_must_be_dense() -> None:
+    with pytest.raises(ValueError, match=r"method\.dense must be true: dysk_dense is dysk that"):
+        dysk_dense(dense=False)
 
 
 def test_the_losses_supervise_the_positions_that_ask_for_the_answer(

@@ -17,7 +17,19 @@ from pipeline.model.fitting import Batches, Fitting, Pool, Train, fit
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import CPU, LIGHTNING, dysk, opened, ours, rag, shaken, some_examples, training
+from tests.model.tiny_systems import (
+    CPU,
+    LIGHTNING,
+    dysk,
+    dysk_dense,
+    opened,
+    ours,
+    rag,
+    rag_tuned,
+    shaken,
+    some_examples,
+    training,
+)
 from tests.tiny import SmallWorld
 
 pytestmark = LIGHTNING
@@ -51,7 +63,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("method", [ours(), rag(), dysk()], ids=["ours", "rag", "dysk"])
+@pytest.mark.parametrize(
+    "method",
+    [ours(), rag(), rag_tuned(), dysk(), dysk_dense()],
+    ids=["ours", "rag", "rag_tuned", "dysk", "dense"],
+)
 def test_the_same_seed_gives_the_same_bytes(method: Any, fitted: Fit, tmp_path: Path) -> None:
     system = fitted("first", method)
     fitted("second", method)

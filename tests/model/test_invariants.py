@@ -14,7 +14,20 @@ from pipeline.model.reader import Reader, Tokens
 from pipeline.model.settings import AtlasKv
 from pipeline.model.system import Example, System
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import PROJECTIONS, dysk, opened, ours, rag, shaken, some_examples, vector
+from tests.model.tiny_systems import (
+    PROJECTIONS,
+    bm25,
+    dysk,
+    dysk_dense,
+    linking,
+    opened,
+    ours,
+    rag,
+    rag_tuned,
+    shaken,
+    some_examples,
+    vector,
+)
 from tests.tiny import FAMILIES, SmallWorld, tiny_language_model
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "Tell me the currency of Cland, please."]
@@ -46,6 +59,18 @@ def tuned(projections: list[str]) -> Method:
     return rag(projections=projections)
 
 
+def retuned(projections: list[str]) -> Method:
+    return rag_tuned(projections=projections, rerank_projections=["query", "value"])
+
+
+def lexical(projections: list[str]) -> Method:
+    return bm25(projections=projections)
+
+
+def linked(projections: list[str]) -> Method:
+    return linking(projections=projections)
+
+
 def sparse(**changes: Any) -> Build:
     return lambda projections: dysk(**changes)
 
@@ -66,6 +91,15 @@ def shared(**changes: Any) -> Build:
 
 CORRECTION = frozenset({"correction.map.weight"})
 """Gets no gradient while its weight is zero."""
+SEARCH = frozenset(
+    {
+        "query.log_scale",
+        *(f"query.residual.{part}.{kind}" for part in ("inner", "outer") for kind in ("weight", "bias")),
+        *(f"reranker.lowrank.{part}.{place}" for part in ("down", "up") for place in (0, 1)),
+        *(f"reranker.{part}.{kind}" for part in ("inner", "outer") for kind in ("weight", "bias")),
+    }
+)
+"""Is fitted before the reader, whose loss takes what was found as it is."""
 CASES = {
     "ours": Case(reading_tokens(), {}, CORRECTION),
     "ours, slots": Case(reading_tokens(), {"layout": "slot"}, CORRECTION | RELATION_HEAD),
@@ -73,15 +107,21 @@ CASES = {
     "ours, letters": Case(reading_tokens(letters=True), {}, CORRECTION),
     "ours, two hops": Case(reading_tokens(letters=True, hops=2), {}, CORRECTION),
     "rag": Case(tuned, {}),
+    "rag_tuned": Case(retuned, {}, SEARCH),
+    "bm25": Case(lexical, {}),
+    "linking": Case(linked, {}),
     "kblam": Case(joint(), {}),
     "atlaskv": Case(mixed(roots=EVERYTHING, inner=EVERYTHING, leaves=EVERYTHING), {}),
     "atlaskv with L_Aux": Case(mixed(alpha=1.0, scored=9, pooling="mean", logit_scale=7.0), {}),
     "atlaskv, shared": Case(shared(), {}),
     "atlaskv, shared by a tree": Case(shared(roots=EVERYTHING, inner=EVERYTHING), {}),
     "dysk": Case(sparse(), {}),
+    "dysk_dense": Case(lambda projections: dysk_dense(), {}),
     "dysk, norm": Case(sparse(fusion="norm", space="rotate", dense=True), {}),
 }
 MAIN = ["ours", "rag", "kblam", "atlaskv", "atlaskv, shared", "dysk"]
+PROMPTED = ["rag_tuned", "bm25", "linking"]
+"""Further searches before the reader of `rag`."""
 
 Opened = Callable[..., Any]
 
@@ -150,7 +190,7 @@ def test_gradients_reach_every_parameter_and_nothing_else(name: str, make: Opene
         assert not frozen.training
 
 
-@pytest.mark.parametrize("name", [*MAIN[1:], "ours, two hops"])
+@pytest.mark.parametrize("name", [*MAIN[1:], *PROMPTED, "dysk_dense", "ours, two hops"])
 def test_a_batch_is_answered_as_its_questions_alone(name: str, make: Opened) -> None:
     """Equal texts and facts; weights up to the rounding of float32 in another order of summation (1e-4)."""
     system = make(name)
@@ -188,7 +228,7 @@ def test_without_facts_the_model_is_the_bare_one_bit_for_bit(name: str, make: Op
     assert torch.equal(bare(system.reader), before)
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", [*MAIN, *PROMPTED, "dysk_dense"])
 def test_the_order_of_the_facts_does_not_matter(name: str, make: Opened) -> None:
     """The same facts, put into the memory the other way round."""
     system, other = make(name), make(name)
