@@ -19,6 +19,7 @@ from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.fitting import Pool, Train
 from pipeline.model.ours import OurSystem
+from pipeline.model.ragtuned import RagTuned
 from pipeline.model.settings import Ours
 from pipeline.model.system import Example
 from pipeline.train import train
@@ -92,9 +93,17 @@ def test_the_stage_writes_an_adapter_its_curve_and_figures(
         assert figures["refusal"]["threshold"] == state["null.threshold"].item()
         assert figures["refusal"].keys() == {"threshold", "template", "human"}
     chosen = {"correction.beta", "null.threshold", "asking.weight", "asking.bias", "asking.limit"}
+    chosen |= {"query.tuned", "beta", "k", "judge", "threshold"}
     count = sum(value.numel() for name, value in state.items() if name not in chosen)
     assert figures["parameters"] == count
-    assert ("correction" in figures) == (out / "retrieval.csv").is_file() == isinstance(method, Ours)
+    assert ("correction" in figures) == isinstance(method, Ours)
+    assert (out / "retrieval.csv").is_file() == isinstance(method, Ours | RagTuned)
+    assert ("search" in figures) == ("k" in figures) == isinstance(method, RagTuned)
+    if isinstance(method, RagTuned):
+        assert (out / "reranker.csv").is_file() == method.rerank
+        assert figures["k"]["k"] == state["k"].item() in method.ks
+        assert figures["search"]["threshold"] == state["threshold"].item()
+        assert figures["search"]["template"] <= 0.1 >= figures["search"]["human"]
     with (out / "curve.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "1", "2"]
