@@ -11,9 +11,12 @@ import pytest
 
 from pipeline.config import Paths, UserError
 from pipeline.evaluate import evaluate
+from pipeline.evaluation.learned import examples
 from pipeline.evaluation.majority import Majority
+from pipeline.evaluation.methods import build
 from pipeline.evaluation.runs import AFTER, BEFORE, KINDS, Evaluate
 from pipeline.kg.facts import read_table
+from pipeline.model.adapter import save_adapter
 from pipeline.model.settings import AtlasKv
 from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
@@ -22,10 +25,13 @@ from tests.model.tiny_systems import (
     CPU,
     LIGHTNING,
     SILENT,
+    bm25,
     closed_book,
     dysk,
     dysk_dense,
     icl,
+    linking,
+    opened,
     ours,
     rag,
     rag_tuned,
@@ -57,6 +63,30 @@ def ask(lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> Ask:
         return tmp_path / "answers"
 
     return run
+
+
+@pytest.mark.parametrize("method", [bm25(), linking()], ids=["bm25", "linking"])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_what_is_not_trained_chooses_its_refusals_by_validation_questions(
+    method: Any, share: float, world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    adapters = replace(world.paths, adapters=tmp_path)
+    save_adapter(opened(rag(), world, lm, encoder), tmp_path / "rag", {})
+    sections: dict[str, Any] = {
+        "memory": memory_settings(entities=60, N=100),
+        "lm": lm,
+        "encoder": encoder,
+        "graph": world.graph,
+        "paths": adapters,
+    }
+    answerer: Any = build(replace(method, refuse_answerable=share), **sections)
+    _, valid = examples(answerer.system, world.graph, adapters)
+    highest = answerer.system.limit + 1e-4  # a question read in another batch is doubted a rounding more
+    for kind in {example.kind for example in valid if example.gold}:
+        asked = [example.text for example in valid if example.kind == kind]
+        doubts = answerer.system.found(asked).doubt.tolist()
+        assert sum(doubt > highest for doubt in doubts) / len(doubts) <= share
+    assert (answerer.system.limit == float("inf")) == (share == 0)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import Paths, UserError
+from pipeline.evaluation.learned import examples
 from pipeline.evaluation.searching import fit_retrieval
 from pipeline.evaluation.systems import NAMES
-from pipeline.evaluation.training import _key, examples
+from pipeline.evaluation.training import _key
 from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.fitting import Pool, Train
@@ -178,7 +179,8 @@ def test_examples_are_the_training_questions_whose_facts_the_memory_holds(
             assert len(example.gold) == len(row["facts"])
     assert all(example.gold == () for example in pool.unanswerable)
     assert valid
-    assert all(example.gold for example in valid)
+    assert all(bool(example.gold) == (example.kind != "unanswerable") for example in valid)
+    assert {example.kind for example in valid} == {"template", "human", "unanswerable"}
     same = Correspondence(world.graph, system.memory)
     heads = {system.memory.fact(f).head for e in valid for f in e.gold}
     folds = world.graph.facts["fold"].to_pylist()

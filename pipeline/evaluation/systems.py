@@ -1,11 +1,13 @@
 """Builds a system on what the stages wrote, and makes an answerer of it."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from pipeline.config import Paths, UserError
+from pipeline.evaluation.learned import examples
 from pipeline.evaluation.methods import Answerer, Answers, register
 from pipeline.kg.facts import Graph
 from pipeline.memory.encoder import TextEncoder
@@ -25,6 +27,7 @@ from pipeline.model.ragtuned import RagTuned, RagTunedSystem
 from pipeline.model.reader import Reader
 from pipeline.model.settings import AtlasKv, AtlasKvAux, AtlasKvFlat, Kblam, KblamSameRows, Ours, Vector
 from pipeline.model.system import System
+from pipeline.model.tuning import refusal
 from pipeline.model.vector import VectorSystem
 from pipeline.weights import Encoder, LanguageModel
 
@@ -62,6 +65,8 @@ NAMES: dict[type, str] = {
 }
 ADAPTERS = {"atlaskv_flat": "atlaskv", "icl": "rag", "bm25": "rag", "linking": "rag"}
 """Methods that answer with the adapter of another one."""
+VALIDATION = 1000
+"""Validation questions of each kind, at most, that `bm25` and `linking` choose their refusals by."""
 LAYOUTS = dict.fromkeys((Rag, RagTuned, Kblam, KblamSameRows, AtlasKv, AtlasKvFlat, AtlasKvAux), "slot")
 LAYOUTS |= dict.fromkeys((Dysk, DyskDense), "factored")
 """Methods that need one layout of the memory, whatever the configuration chooses for the others."""
@@ -169,6 +174,13 @@ def _answerer(
     name = NAMES[type(method)]
     if has_adapter(method):
         load_adapter(system, paths.adapters / ADAPTERS.get(name, name))
+    if isinstance(system, Bm25System | LinkingSystem) and system.method.refuse_answerable:
+        # Nothing of them is trained, so that no stage before this one could choose it.
+        _, valid = examples(system, graph, paths)
+        draw = random.Random(0)
+        kinds = [[e for e in valid if e.kind == kind] for kind in sorted({e.kind for e in valid if e.gold})]
+        drawn = [e for kind in kinds for e in draw.sample(kind, min(len(kind), VALIDATION))]
+        system.limit, _ = refusal(system, drawn, system.method.refuse_answerable)
     return SystemAnswerer(name, system.eval(), graph)
 
 

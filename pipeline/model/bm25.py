@@ -8,7 +8,7 @@ import torch
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.lexical import DOCUMENTS, LexicalIndex
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.prompt import Prompt, PromptSystem, Ranked, filled
+from pipeline.model.prompt import Prompt, PromptSystem, Ranked, check_share, filled
 from pipeline.model.reader import Reader
 
 
@@ -22,12 +22,15 @@ class Bm25(Prompt):
     """How soon more of the same word counts no more."""
     b: float
     """How much longer documents count less, from 0 to 1."""
+    refuse_answerable: float
+    """Share of answerable validation questions, of each kind, that may be refused; 0 never refuses."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.documents not in DOCUMENTS:
             known = ", ".join(DOCUMENTS)
             raise ValueError(f"method.documents must be one of {known}, not {self.documents!r}")
+        check_share(self.refuse_answerable)
         if self.k1 < 0 or not 0 <= self.b <= 1:
             raise ValueError(
                 f"method.k1 must be at least 0 and method.b in [0, 1], not {self.k1} and {self.b}"
@@ -35,7 +38,7 @@ class Bm25(Prompt):
 
 
 class Bm25System(PromptSystem):
-    """Lexical search in place of the encoder; it never refuses.
+    """Lexical search in place of the encoder.
 
     Its doubt is the share of the question's weight, Σ idf of its words, that the best fact leaves out.
 

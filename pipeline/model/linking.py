@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.mentions import Mention, Mentions
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.prompt import Prompt, PromptSystem, Ranked, filled
+from pipeline.model.prompt import Prompt, PromptSystem, Ranked, check_share, filled
 from pipeline.model.reader import Reader
 
 NONE = 2.0
@@ -35,15 +35,17 @@ class Linking(Prompt):
     """ω: nats a letter of the mention."""
     relation_scale: float
     """σ: nats a unit of cosine between the rest of the question and a relation."""
-    refuse_above: float
-    """Doubt above which a question is refused; from 1 on, only those that name no entity."""
+    refuse_answerable: float
+    """Share of answerable validation questions, of each kind, that may be refused; with 0 only those are that
+    name no entity."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mention_weight < 0 or self.relation_scale <= 0 or not 0 <= self.refuse_above < NONE:
+        check_share(self.refuse_answerable)
+        if self.mention_weight < 0 or self.relation_scale <= 0:
             raise ValueError(
-                f"method.mention_weight must be at least 0, relation_scale above 0 and refuse_above in "
-                f"[0, {NONE:g}), not {self.mention_weight}, {self.relation_scale} and {self.refuse_above}"
+                "method.mention_weight must be at least 0 and relation_scale above 0, "
+                f"not {self.mention_weight} and {self.relation_scale}"
             )
 
 
@@ -87,7 +89,7 @@ class LinkingSystem(PromptSystem):
 
     def refused(self, doubt: Float[Tensor, " B"]) -> list[bool]:
         """Return which questions name no entity, or ask for a relation that it seems to lack."""
-        return (doubt > self.method.refuse_above).tolist()
+        return (doubt > min(self.limit, 1.0)).tolist()
 
     def _relations(self, rests: Sequence[str]) -> Float[Tensor, "m R"]:
         """Return σ·cos of what is left of the questions and each relation, in nats."""

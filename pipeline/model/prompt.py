@@ -41,6 +41,12 @@ class Prompt:
             raise ValueError("method.rank, fact_tokens and answer_tokens must be at least 1")
 
 
+def check_share(share: float) -> None:
+    """Raise an error unless `method.refuse_answerable` can be `share`."""
+    if not 0 <= share < 1:
+        raise ValueError(f"method.refuse_answerable must be in [0, 1), not {share}")
+
+
 class Ranked(NamedTuple):
     """What a search found for B questions."""
 
@@ -75,6 +81,8 @@ class PromptSystem(System):
     """
 
     method: Prompt
+    limit: float = torch.inf
+    """Doubt above which a question is refused."""
 
     def __init__(self, method: Prompt, reader: Reader, encoder: TextEncoder, memory: KnowledgeMemory) -> None:
         super().__init__(reader, encoder, memory, method.answer_tokens)
@@ -106,8 +114,8 @@ class PromptSystem(System):
         return self.shown
 
     def refused(self, doubt: Float[Tensor, " B"]) -> list[bool]:
-        """Return which questions are not answered; without a threshold, none."""
-        return [False] * len(doubt)
+        """Return which questions are not answered; without a limit, none."""
+        return (doubt > self.limit).tolist()
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Return L_LM over the answerable questions, each behind its k retrieved facts, gold among them."""

@@ -24,7 +24,7 @@ from pipeline.memory.facts import Candidates, Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.heads import Residual
 from pipeline.model.number import Number
-from pipeline.model.prompt import PromptSystem, Ranked
+from pipeline.model.prompt import PromptSystem, Ranked, check_share
 from pipeline.model.rag import Rag
 from pipeline.model.reader import Reader
 from pipeline.model.reranker import Reranker, regrouped
@@ -62,8 +62,7 @@ class RagTuned(Rag):
         super().__post_init__()
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"method.ks must hold numbers from 1, not {self.ks}")
-        if not 0 <= self.refuse_answerable < 1:
-            raise ValueError(f"method.refuse_answerable must be in [0, 1), not {self.refuse_answerable}")
+        check_share(self.refuse_answerable)
         if self.head_width < 0 or self.reranked < 2 or self.rerank_rank < 1 or self.rerank_width < 1:
             raise ValueError(
                 "method.head_width must be at least 0, reranked at least 2, "

@@ -11,6 +11,7 @@ from pipeline.config import UserError
 from pipeline.memory.facts import Query
 from pipeline.model.judging import limit
 from pipeline.model.losses import auxiliary_loss
+from pipeline.model.prompt import PromptSystem
 from pipeline.model.ragtuned import DOUBTS, RagTunedSystem
 from pipeline.model.reranker import regrouped
 from pipeline.model.retrieval import Retrieval, Steps, cool, fit_heads
@@ -206,17 +207,29 @@ def choose_refusal(system: RagTunedSystem, valid: Sequence[Example], share: floa
     Raises:
         UserError: no question has an answer.
     """
+    threshold, doubts = refusal(system, valid, share)
+    system.threshold.fill_(threshold)
+    held = float(system.threshold)  # rounded to the adapter's type
+    refused = {kind: sum(value > held for value in values) / len(values) for kind, values in doubts.items()}
+    return {"threshold": held if share else -1.0} | refused
+
+
+@torch.no_grad()
+def refusal(
+    system: PromptSystem, valid: Sequence[Example], share: float
+) -> tuple[float, dict[str, list[float]]]:
+    """Return the doubt that at most `share` of each kind's answerable questions exceed, and all doubts.
+
+    Raises:
+        UserError: no question has an answer.
+    """
     _answerable(valid)
     doubts: dict[str, list[float]] = {}
     for batch in _batches(valid):
         for example, value in zip(batch, system.found([e.text for e in batch]).doubt.tolist(), strict=True):
             doubts.setdefault(example.kind if example.gold else "unanswerable", []).append(value)
     answerable = {kind: values for kind, values in doubts.items() if kind != "unanswerable"}
-    threshold = limit(answerable, share) if share else torch.inf
-    system.threshold.fill_(threshold)
-    held = float(system.threshold)  # rounded to the adapter's type
-    refused = {kind: sum(value > held for value in values) / len(values) for kind, values in doubts.items()}
-    return {"threshold": held if share else -1.0} | refused
+    return (limit(answerable, share) if share else torch.inf), doubts
 
 
 @torch.no_grad()

@@ -39,6 +39,8 @@ def test_doubt_is_the_share_of_the_question_that_the_best_fact_leaves_out(
     assert 0.1 < half < 0.99
     assert none == 1.0
     assert system.refused(torch.tensor([0.0, 1.0])) == [False, False]
+    system.limit = 0.5
+    assert system.refused(torch.tensor([0.0, 0.5, 1.0])) == [False, False, True]
 
 
 def test_an_empty_memory_and_no_questions(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:

@@ -50,7 +50,8 @@ def test_all_entities_of_a_name_are_looked_at(make: Make) -> None:
 
 
 def test_a_question_that_names_nothing_is_refused(make: Make) -> None:
-    system = make(refuse_above=1.5)
+    system = make()
+    system.limit = 99.0
     with system.attached():
         reply = system.reply(["Why?", "What is the capital of Aland?"])
     assert reply.refused == [True, False]
@@ -62,8 +63,9 @@ def test_a_question_that_names_nothing_is_refused(make: Make) -> None:
 def test_fewer_are_refused_as_more_doubt_is_allowed(make: Make) -> None:
     asked = [f"What is the {noun} of Aland?" for noun in ("capital", "currency", "anthem", "mayor", "king")]
     refused = []
+    system = make(relation_scale=2.0)
     for above in (0.0, 0.3, 0.6, 0.9, 1.0):
-        system = make(refuse_above=above, relation_scale=2.0)
+        system.limit = above
         doubt = system.found(asked).doubt
         assert system.refused(doubt) == [value > above for value in doubt.tolist()]
         refused.append(sum(system.refused(doubt)))
@@ -91,10 +93,16 @@ def test_an_empty_memory_and_no_questions(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mention_weight": -1.0}, {"relation_scale": 0.0}, {"refuse_above": 2.0}]
+    ("changes", "text"),
+    [
+        (
+            {"mention_weight": -1.0},
+            r"at least 0 and relation_scale above 0, not -1\.0",
+        ),
+        ({"relation_scale": 0.0}, r"relation_scale above 0, not 1\.0 and 0\.0"),
+        ({"refuse_answerable": 1.0}, r"method\.refuse_answerable must be in \[0, 1\), not 1\.0"),
+    ],
 )
-def test_values_out_of_range_are_errors(changes: dict[str, float]) -> None:
-    with pytest.raises(
-        ValueError, match=r"mention_weight must be at least 0, relation_scale above 0 and ref"
-    ):
+def test_values_out_of_range_are_errors(changes: dict[str, float], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
         replace(linking(), **changes)

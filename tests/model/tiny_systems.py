@@ -102,11 +102,12 @@ def reader_of_rag() -> dict[str, Any]:
 
 
 def bm25(**changes: Any) -> Bm25:
-    return Bm25(**(reader_of_rag() | {"documents": "key", "k1": 1.2, "b": 0.75} | changes))
+    values = {"documents": "key", "k1": 1.2, "b": 0.75, "refuse_answerable": 0.1}
+    return Bm25(**(reader_of_rag() | values | changes))
 
 
 def linking(**changes: Any) -> Linking:
-    values = {"mention_weight": 1.0, "relation_scale": 30.0, "refuse_above": 1.0}
+    values = {"mention_weight": 1.0, "relation_scale": 30.0, "refuse_answerable": 0.1}
     return Linking(**(reader_of_rag() | values | changes))
 
 
