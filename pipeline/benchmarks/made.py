@@ -14,8 +14,8 @@ from pipeline.config import CONF, Paths, UserError
 
 STAGES = {"ingest": "tables", "synthesize": "kv", "index": "index"}
 """Stages and the folder that each writes, in their order."""
-READ = ("data", "splits", "synthesis", "lm", "encoder", "memory", "seed")
-"""What they read of conf/."""
+READ = ("data", "splits", "synthesis", "lm", "encoder", "seed")
+"""Sections of conf/ that change what they write."""
 
 
 def made(folder: Path, paths: Paths) -> Paths:

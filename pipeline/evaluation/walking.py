@@ -11,8 +11,10 @@ from pipeline.evaluation.intervals import bootstrap, paired
 from pipeline.evaluation.methods import Answerer
 from pipeline.evaluation.metrics import exact_match, normalise, token_f1
 from pipeline.evaluation.prompttokens import counted, reader_of
+from pipeline.evaluation.systems import SystemAnswerer
 from pipeline.evaluation.timeline import Plan
 from pipeline.evaluation.ways import HOPS
+from pipeline.model.closedbook import ClosedBookSystem
 
 Row = dict[str, Any]
 
@@ -45,7 +47,7 @@ def walked(answerer: Answerer, plan: Plan, batch: int) -> tuple[list[Row], list[
     reader = reader_of(answerer)
     for snapshot, due in enumerate(plan.due):
         began = perf_counter()
-        if snapshot:
+        if snapshot and _follows(answerer):
             answerer.update(plan.graph, snapshot)
         took = perf_counter() - began
         texts = {one.way: plan.ways[one.way].text for one in due}
@@ -66,6 +68,11 @@ def walked(answerer: Answerer, plan: Plan, batch: int) -> tuple[list[Row], list[
             rows.append(row)
         last = said
     return rows, steps
+
+
+def _follows(answerer: Answerer) -> bool:
+    """Return whether a change can reach what a method says: `closed_book` has a memory that it never reads."""
+    return not (isinstance(answerer, SystemAnswerer) and isinstance(answerer.system, ClosedBookSystem))
 
 
 def _said(answerer: Answerer, texts: Mapping[int, str], batch: int, snapshot: int) -> dict[int, str]:
