@@ -39,7 +39,7 @@ def made(folder: Path, paths: Paths) -> Paths:
     if not done.is_file():
         rmtree(place, ignore_errors=True)
         for name, words in commands(place, overrides).items():
-            _run(name, words)
+            run(name, words)
         done.touch()
     return replace(paths, **{name: place / name for name in STAGES.values()})
 
@@ -65,7 +65,12 @@ def commands(place: Path, overrides: Sequence[str]) -> dict[str, list[str]]:
     return {stage: [*kept, *folders, f"hydra.run.dir={place / name}"] for stage, name in STAGES.items()}
 
 
-def _run(name: str, words: Sequence[str]) -> None:
+def run(name: str, words: Sequence[str]) -> None:
+    """Run a stage.
+
+    Raises:
+        UserError: it fails; the text ends with its last words.
+    """
     ended = subprocess.run(
         [sys.executable, "-m", f"pipeline.{name}", *words], stderr=subprocess.PIPE, text=True, check=False
     )

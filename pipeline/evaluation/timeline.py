@@ -101,7 +101,9 @@ class Plan:
 
 
 def planned(graph: Graph, questions: pa.Table, settings: Timeline, seed: int) -> Plan:
-    """Return what is asked in each snapshot of `graph`: its own `questions` where it has any, else templates.
+    """Return what is asked in each snapshot of `graph`.
+
+    The data set's own `questions` are asked where the snapshots change any of them, else templates.
 
     Raises:
         UserError: there is only one snapshot, or no question that a snapshot changes.
@@ -114,18 +116,18 @@ def planned(graph: Graph, questions: pa.Table, settings: Timeline, seed: int) ->
     random = np.random.default_rng([seed, 23])
     given = Snapshots(graph, settings.snapshots)
     ways, share = own_ways(graph, questions), 1.0
-    if not ways:
+    if not _any_moves(given.told(ways)):
         made = Templates(settings.wordings, settings.folds, settings.questions, settings.multi_hop)
         ways, share = made.ways(given, random), SHARE
     given = limited(given, ways, settings.slots, random)
-    told = [[given.answers(way, number) for number in range(len(given.live))] for way in ways]
-    sizes = dict(zip(HOPS, (settings.questions, settings.multi_hop), strict=True))
-    due, counted = _Draw(ways, told, share, random).due({hops: n for hops, n in sizes.items() if n >= 0})
-    if not any(one.group in ("changed", "inserted") for asked in due for one in asked):
+    told = given.told(ways)
+    if not _any_moves(told):
         raise UserError(
             "no question is about what the snapshots change; raise timeline.snapshots or timeline.slots, or "
             "choose data of which entities of timeline.folds change"
         )
+    sizes = dict(zip(HOPS, (settings.questions, settings.multi_hop), strict=True))
+    due, counted = _Draw(ways, told, share, random).due({hops: n for hops, n in sizes.items() if n >= 0})
     return Plan(given.graph, ways, due, [int(mask.sum()) for mask in given.moved], counted)
 
 
@@ -159,6 +161,15 @@ def effect(before: Told, after: Told) -> str:
     return "partly" if old & new else "changed"
 
 
+def _effects(told: Sequence[Sequence[Told]]) -> list[list[str]]:
+    """Return what each snapshot but the first did to each question."""
+    return [[effect(*pair) for pair in pairwise(row)] for row in told]
+
+
+def _any_moves(told: Sequence[Sequence[Told]]) -> bool:
+    return any(set(effects) & {"changed", "inserted"} for effects in _effects(told))
+
+
 class _Draw:
     """Draws what is asked when."""
 
@@ -167,7 +178,7 @@ class _Draw:
     ) -> None:
         self.ways, self.told, self.share, self.random = ways, told, share, random
         self.snapshots = len(told[0]) if told else 1
-        self.effects = [[effect(*pair) for pair in pairwise(row)] for row in told]
+        self.effects = _effects(told)
         self.relations: Ids = np.array([way.relations[-1] for way in ways], dtype=np.int64)
 
     def due(self, sizes: dict[str, int]) -> tuple[list[list[Due]], list[dict[str, dict[str, int]]]]:

@@ -71,7 +71,7 @@ def walked(answerer: Answerer, plan: Plan, batch: int) -> tuple[list[Row], list[
 
 
 def _follows(answerer: Answerer) -> bool:
-    """Return whether a change can reach what a method says: `closed_book` has a memory that it never reads."""
+    """Return whether a change can reach what a method says; `closed_book` never reads its memory."""
     return not (isinstance(answerer, SystemAnswerer) and isinstance(answerer.system, ClosedBookSystem))
 
 

@@ -69,6 +69,10 @@ class Snapshots:
         facts = self._facts(head, way.relations[-1], snapshot)
         return tuple(self.slots.answers(facts)) if facts else ()
 
+    def told(self, ways: Sequence[Way]) -> list[list[Told]]:
+        """Return what is right in each snapshot, of each way."""
+        return [[self.answers(way, number) for number in range(len(self.live))] for way in ways]
+
     def _facts(self, head: int, relation: int, snapshot: int) -> list[int]:
         code = head * len(self.slots.nouns) + relation
         slot = int(np.searchsorted(self.slots.codes, code))
