@@ -19,6 +19,7 @@ from pipeline.benchmarks.robustness import robustness
 from pipeline.benchmarks.rotate_scale import rotate_scale
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.streams import streams
+from pipeline.benchmarks.timeline import timeline
 from pipeline.benchmarks.updates import updates
 from pipeline.benchmarks.variants import variants
 
@@ -40,6 +41,7 @@ COMMANDS = {
     "rotate_scale": rotate_scale,
     "speed": speed,
     "streams": streams,
+    "timeline": timeline,
     "updates": updates,
     "variants": variants,
 }

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from pipeline.ask import main as ask
-from pipeline.config import ConfigError, UserError, choices
+from pipeline.config import CONF, ConfigError, UserError, choices, section
 from pipeline.evaluation.systems import open_system
+from pipeline.evaluation.timeline import Timeline, planned
 from pipeline.index import index
 from pipeline.ingest import ingest
 from pipeline.kg.build import build
+from pipeline.kg.facts import read_table
 from pipeline.kg.nouns import read_table as noun_table
 from pipeline.kg.sources.codex import Codex
 from pipeline.kg.sources.temporalwiki import TemporalWiki
@@ -252,6 +255,15 @@ CASES: dict[str, tuple[Callable[[Place], Any], str]] = {
         r"names the entity 'C0', which the source does not list; add it",
     ),
     "a source without facts": (no_facts, r"the source holds no facts; check its folder"),
+    "data that never changes, for a timeline": (
+        lambda place: planned(
+            replace(place.world.graph, changes=place.world.graph.changes[:0]),
+            read_table(place.world.paths.tables, "questions"),
+            section(Timeline, OmegaConf.load(CONF / "timeline" / "default.yaml"), "timeline"),
+            0,
+        ),
+        r"one snapshot only, so nothing changes; choose data with several, such as data=world",
+    ),
     "a table of nouns with a torn line": (
         lambda place: noun_table(place.written("nouns.tsv", "key\tlabel\n")),
         r"nouns.tsv, line 1: the columns must be key, label, noun_tail",
