@@ -1,4 +1,4 @@
-"""The answers that went wrong: of which kinds they are, and the worst of them with the facts that were read."""
+"""The answers that went wrong: of which kinds they are, and the worst with the facts that were read."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from html import escape
@@ -22,7 +22,7 @@ KINDS = {
 
 
 def kinds(methods: Sequence[Method]) -> Table:
-    """Return how many wrong answers each method gave, and how many of them are of each kind, over all seeds."""
+    """Return how many wrong answers each method gave, and how many are of each kind, over all seeds."""
     rows = []
     for method in methods:
         wrong = method.rows[method.rows["em"] == 0]
@@ -63,8 +63,8 @@ def errors(methods: Sequence[Method]) -> str:
     return (
         "<p>Wrong answers over all splits, by the first reason that holds.</p>"
         + kinds(methods).html()
-        + f"<p>Up to {PER_SPLIT} a split: those given with the most confidence, furthest from a right answer. "
-        "Facts that were read stand with their weights; a gold fact among them is marked.</p>"
+        + f"<p>Up to {PER_SPLIT} a split: those given with the most confidence, furthest from a right "
+        "answer. Facts that were read stand with their weights; a gold fact among them is marked.</p>"
         + "\n".join(blocks)
     )
 

@@ -1,9 +1,7 @@
 """The report's plots, each drawn once and kept as PNG and as an SVG that follows the page's colours."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -210,25 +208,6 @@ def save_png(figure: Figure, path: Path) -> None:
     """Write the figure on white; the same figure gives the same bytes."""
     with matplotlib.rc_context(STYLE):
         figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
-
-
-def svg(figure: Figure, name: str) -> str:
-    """Return the figure as an SVG element whose text and grid take the colours of the page around it.
-
-    Coordinates keep two decimals of a point, to be light.
-
-    Args:
-        figure: what is drawn.
-        name: makes the ids inside differ from those of other figures on the page.
-    """
-    buffer = BytesIO()
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue().decode("utf-8")
-    element = text[text.index("<svg") :].replace(INK, "currentColor").replace(LINES, "var(--line)")
-    element = re.sub(r"<!--.*?-->\s*", "", element, flags=re.DOTALL)
-    element = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), element)
-    return element.replace("<svg ", f'<svg role="img" aria-label="{name}" class="figure" ', 1)
 
 
 def _offsets(count: int) -> list[float]:

@@ -111,7 +111,8 @@ def _gathered(section: Section, reports: Path) -> Measured:
         if not held or "command" not in about or "commit" not in about:
             raise UserError(f"{file}: is not what `{section.made_by}` writes; measure it again or move it")
         name = file.relative_to(reports).as_posix()
-        rows += [[Cell(name.removesuffix(".json")), *cells] for cells in _marked(section, held)]
+        short = name.removeprefix(f"{section.name}/").removesuffix(".json").removesuffix("/metrics")
+        rows += [[Cell(short), *cells] for cells in _marked(section, held)]
         picture = file.with_suffix(".png")
         says = [str(text) for text in told.get("says", [])]
         sources.append(Source(name, made(about), says, picture if picture.is_file() else None))

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from pipeline.reporting import content
 from pipeline.reporting.compare import Comparison, reference
 from pipeline.reporting.errors import errors
-from pipeline.reporting.figures import svg
 from pipeline.reporting.gather import Figures, Method
 from pipeline.reporting.limits import limits
 from pipeline.reporting.measured import Measured
 from pipeline.reporting.paper import Drawn, unmade
 from pipeline.reporting.shown import html
+from pipeline.reporting.svg import svg
 from pipeline.reporting.tables import Cell, Table, number
 
 TITLE = "What the models answer from the knowledge graph"
@@ -46,7 +46,7 @@ def page(
     found: Sequence[Measured],
 ) -> str:
     """Return the whole page; every text that comes from data or a model is escaped."""
-    outside = [(one.section.name, one.section.title, html(one)) for one in found]
+    outside = [(f"measured-{one.section.name}", one.section.title, html(one)) for one in found]
     sections = [
         ("results", "Results", _results(methods, plots)),
         ("paired", "Is the difference real?", _paired(methods, pairs)),

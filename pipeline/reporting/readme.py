@@ -131,7 +131,9 @@ def figures(root: Path) -> str:
     for drawn in paper_figures(root / "reports" / "figures"):
         source = f"[{drawn.name}.json](../reports/figures/{drawn.name}.json)"
         tables = [table.markdown() for table in drawn.tables]
-        shown.append("\n\n".join([f"**{drawn.title}** {' '.join(drawn.notes)} ({source}: {drawn.made}.)", *tables]))
+        shown.append(
+            "\n\n".join([f"**{drawn.title}** {' '.join(drawn.notes)} ({source}: {drawn.made}.)", *tables])
+        )
     return "\n\n".join(shown)
 
 

@@ -63,8 +63,8 @@ SECTIONS = (
     Section(
         "vectors",
         "Facts as vectors, beside facts as text",
-        "Methods that read facts as vectors beside two that read them as text, over all facts of the slice, in "
-        "percent. How long each was trained stands in its command.",
+        "Methods that read facts as vectors beside two that read them as text, over all facts of the slice, "
+        "in percent. How long each was trained stands in its command.",
         "figures.splits.{split}",
         (
             Column("method", "../../method", text),
@@ -97,9 +97,9 @@ SECTIONS = (
     Section(
         "streams",
         "After many edits",
-        "Slots change step by step. Efficacy, generality and portability: EM on what changed in this step, in "
-        "the wording told, in another, and followed over a fact; retention: on what changed before; stale: "
-        "former values among the answers; locality: untouched slots answered as before. In percent.",
+        "Slots change step by step. Efficacy, generality and portability: EM on what changed in this step, "
+        "in the wording told, in another, and followed over a fact; retention: on what changed before; "
+        "stale: former values among the answers; locality: untouched slots answered as before. In percent.",
         "figures.{entry}.*",
         (
             Column("method", "{entry}", text),
