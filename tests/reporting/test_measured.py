@@ -23,6 +23,7 @@ from pipeline.reporting.measured import Column, Section, measured
 from pipeline.reporting.sections import SECTIONS
 from pipeline.reporting.sweeps import compared
 from pipeline.reporting.tables import number, percent, text
+from tests.reporting.test_report import leaves
 from tests.reporting.test_sweep_reports import sweep
 
 MADE = {"command": "python -m it", "commit": "0123456789abcdef-dirty", "machine": {"processor": "<P>"}}
@@ -163,14 +164,6 @@ def test_sweeps_bring_their_figure_and_their_sentences(tmp_path: Path) -> None:
         "memory.k=3, method=ours",
     ]
     assert shown.html(found).count("<li>valid, ") == 2
-
-
-def leaves(value: Any) -> list[float]:
-    if isinstance(value, dict):
-        return [leaf for inner in value.values() for leaf in leaves(inner)]
-    if isinstance(value, list):
-        return [leaf for inner in value for leaf in leaves(inner)]
-    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 def tracked() -> list[str]:

@@ -23,6 +23,15 @@ from pipeline.reporting.limits import SYSTEMS, limits
 from pipeline.reporting.page import SOURCES
 from tests.evaluation.toys import LookUp, graph, questions
 
+
+def leaves(value):
+    """Return the numbers inside nested objects and lists."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [leaf for one in inner for leaf in leaves(one)]
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
 EVALUATE = Evaluate(
     questions_per_split=0,
     splits=["seen", "unseen", "unanswerable", "unchanged", "updated", "unchanged_after"],
@@ -184,6 +193,16 @@ def test_each_section_says_where_its_figures_are_from(made):
         assert f'<section id="{name}">' in text
         for keys in re.findall(r" metrics\.json \(([\w, ]+)\)", f" {source}"):
             assert set(keys.split(", ")) <= set(figures), source
+
+
+def test_every_figure_of_the_results_stands_in_metrics(made):
+    text = (made / "report.html").read_text(encoding="utf-8")
+    held = set(leaves(json.loads((made / "metrics.json").read_text(encoding="utf-8"))))
+    for name in ("results", "paired", "updates", "grounding", "refusal"):
+        [section] = re.findall(rf'<section id="{name}">.*?</section>', text, re.DOTALL)
+        values = {float(value) for value in re.findall(r'data-value="([^"]*)"', section)}
+        assert values, name
+        assert values <= held, (name, values - held)
 
 
 def test_the_report_as_text_has_the_same_tables(made):
