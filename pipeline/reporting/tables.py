@@ -1,5 +1,6 @@
 """A table once, written as HTML, Markdown or plain text."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -155,5 +156,8 @@ def _aligned(right: bool, best: bool = False) -> str:
 
 def _data(cell: Cell, right: bool) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    text = f"{escape(cell.text)} {_small(cell.note)}".strip()
+    said = escape(cell.text)
+    if not right:  # names of settings and files are long words
+        said = re.sub(r"([/=,:_])(?=\S)", r"\1<wbr>", said)
+    text = f"{said} {_small(cell.note)}".strip()
     return f"<td{_aligned(right, cell.best)}{value}>{text}</td>"
