@@ -7,6 +7,10 @@ from html import escape
 from typing import Any
 
 
+LONG = 24
+"""A text of more characters may be broken inside words."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What a cell shows: a text, a smaller note beside it, and what it sorts by where that is a number."""
@@ -157,7 +161,7 @@ def _aligned(right: bool, best: bool = False) -> str:
 def _data(cell: Cell, right: bool) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
     said = escape(cell.text)
-    if not right:  # names of settings and files are long words
+    if not right and len(cell.text) > LONG:  # names of settings and files are long words
         said = re.sub(r"([/=,:_])(?=\S)", r"\1<wbr>", said)
     text = f"{said} {_small(cell.note)}".strip()
     return f"<td{_aligned(right, cell.best)}{value}>{text}</td>"

@@ -11,8 +11,9 @@ def test_a_table_reads_the_same_in_each_form():
 
 
 def test_long_names_may_be_broken_where_they_have_parts():
-    text = Table(["name"], [[Cell("ours:memory.k=3 <b>")]]).html()
-    assert "<td>ours:<wbr>memory.k=<wbr>3 &lt;b&gt;</td>" in text
+    text = Table(["name"], [[Cell("ours:memory.k=3,memory.N=20 <b>")], [Cell("a:b")]]).html()
+    assert "<td>ours:<wbr>memory.k=<wbr>3,<wbr>memory.N=<wbr>20 &lt;b&gt;</td>" in text
+    assert "<td>a:b</td>" in text
 
 
 def test_a_row_must_fit_the_header():
