@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-
 LONG = 24
 """A text of more characters may be broken inside words."""
 
