@@ -1,7 +1,8 @@
 """Gathers what every stage found into `reports/`: figures, plots, a page and a table.
 
-Beside what the stages left, it shows the measurements in `reports/figures/`, where there are any. Writes
-`metrics.json` (DVC metrics), `plots/*.csv` and `plots/*.png` (DVC plots), `report.html` and `results.md`.
+Beside what the stages left, it shows the measurements in `reports/`, where there are any. Writes
+`metrics.json` (DVC metrics), `plots/*.csv` and `plots/*.png` (DVC plots), `report.html`, the same as text
+(`report.md`) and the table of exact match alone (`results.md`).
 Nothing in them depends on when or where the stage runs, so the same inputs give the same bytes.
 """
 
@@ -16,8 +17,11 @@ from pipeline.config import Paths, stage
 from pipeline.evaluation.summary import Bootstrap
 from pipeline.reporting import content, figures, gather
 from pipeline.reporting.compare import comparisons, locality, reference
+from pipeline.reporting.measured import measured
 from pipeline.reporting.page import headline, page
 from pipeline.reporting.paper import paper_figures
+from pipeline.reporting.sections import SECTIONS
+from pipeline.reporting.text import text
 
 
 @stage
@@ -43,6 +47,7 @@ def report(paths: Paths, seed: int, out: Path) -> None:
         tables["training"] = pd.concat([curve.assign(method=name) for name, curve in curves.items()])
 
     paper = paper_figures(paths.reports / "figures")
+    found = measured(SECTIONS, paths.reports)
     plots |= {drawn.name: drawn.plot for drawn in paper}
 
     (out / "plots").mkdir(parents=True, exist_ok=True)
@@ -53,7 +58,8 @@ def report(paths: Paths, seed: int, out: Path) -> None:
     numbers = json.dumps(content.flat(methods, pairs, locals_, stages), indent=2, allow_nan=False)
     results = content.per_split(methods, "em")
     _write(out / "metrics.json", numbers)
-    _write(out / "report.html", page(methods, pairs, locals_, stages, plots, paper))
+    _write(out / "report.html", page(methods, pairs, locals_, stages, plots, paper, found))
+    _write(out / "report.md", text(methods, pairs, locals_, stages, paper, found))
     _write(out / "results.md", f"{_legend(methods)}\n\n{results.markdown()}")
     sys.stdout.write(f"\n{_legend(methods)}\n\n{results.plain()}\n\n{headline(methods)}\n")
     sys.stdout.write(f"The report: {out / 'report.html'}\n")

@@ -20,8 +20,12 @@ for name in {names}:
 '''
 
 
-FIGURES = "reports/figures/README.md"
-"""Keeps the folder of measurements, which the report depends on, where there is none."""
+MEASURED = tuple(
+    dep.replace("${paths.reports}", "reports")
+    for dep in stages()["report"]["deps"]
+    if dep.startswith("${paths.reports}/")
+)
+"""Measurements outside the DAG, which the report depends on."""
 
 
 def git(*words: str, cwd: Path) -> str:
@@ -35,7 +39,7 @@ def copy_project(to: Path) -> None:
     """Copy the files that git has or would take, without results of earlier runs."""
     listed = git("ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     for name in listed.splitlines():
-        result = name.startswith(("reports/", "models/")) and name != FIGURES
+        result = name.startswith(("reports/", "models/")) and not name.startswith(MEASURED)
         if name == "dvc.lock" or result or not (ROOT / name).is_file():
             continue
         (to / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,13 @@
 """The report's tables and its flat figures, from what was gathered."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from pipeline.evaluation.intervals import Interval
 from pipeline.reporting.compare import Comparison, split_names
 from pipeline.reporting.gather import Figures, Method
-from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, fixed, number, percent
+from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, fixed, number, percent, points
 
 SPLITS = {
     "valid": "held-out entities, used to choose settings",
@@ -103,7 +101,7 @@ def differences(comparisons: Sequence[Comparison]) -> Table:
         [
             Cell(found.split),
             Cell(f"{found.first} − {found.second}"),
-            _points(found.result.difference),
+            points(found.result.difference._asdict()),
             number(found.result.wins),
             number(found.result.losses),
             number(found.questions),
@@ -124,8 +122,7 @@ def differences_by_split(comparisons: Sequence[Comparison]) -> Table:
         row = [Cell(split)]
         for other in others:
             if result := cells.get((split, other)):
-                points, p = _points(result.difference), fixed(result.p).text
-                row.append(replace(points, note=f"{points.note} p {p if p[0] == '<' else f'= {p}'}"))
+                row.append(points(result.difference._asdict() | {"p": result.p}))
             else:
                 row.append(MISSING)
         rows.append(row)
@@ -137,7 +134,7 @@ def localities(comparisons: Sequence[Comparison]) -> Table:
     rows = [
         [
             Cell(found.first),
-            _points(found.result.difference),
+            points(found.result.difference._asdict()),
             number(found.result.wins),
             number(found.result.losses),
             number(found.questions),
@@ -234,9 +231,3 @@ def _count(methods: Sequence[Method], split: str, figure: str) -> Cell:
     asked = [method.splits[split] for method in methods if split in method.splits]
     counts = {(figures[figure] or {}).get("n", figures["n"]) for figures in asked}
     return Cell("–".join(str(count) for count in sorted(counts)), value=float(max(counts)))
-
-
-def _points(difference: Interval) -> Cell:
-    mean, low, high = (100 * value for value in difference)
-    text, note = f"{mean:+.1f}", f"[{low:+.1f}, {high:+.1f}]"
-    return Cell(text.replace("-", "−"), note.replace("-", "−"), difference.mean)

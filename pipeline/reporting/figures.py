@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -209,21 +208,6 @@ def save_png(figure: Figure, path: Path) -> None:
     """Write the figure on white; the same figure gives the same bytes."""
     with matplotlib.rc_context(STYLE):
         figure.savefig(path, dpi=150, facecolor="white", metadata={"Software": None})
-
-
-def svg(figure: Figure, name: str) -> str:
-    """Return the figure as an SVG element whose text and grid take the colours of the page around it.
-
-    Args:
-        figure: what is drawn.
-        name: makes the ids inside differ from those of other figures on the page.
-    """
-    buffer = BytesIO()
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue().decode("utf-8")
-    element = text[text.index("<svg") :].replace(INK, "currentColor").replace(LINES, "var(--line)")
-    return element.replace("<svg ", f'<svg role="img" aria-label="{name}" class="figure" ', 1)
 
 
 def _offsets(count: int) -> list[float]:

@@ -144,6 +144,18 @@ def read_json(path: Path) -> Figures:
     return content
 
 
+def made(told: Figures) -> str:
+    """Return how a file of measurements was made: its command, commit and machine.
+
+    Raises:
+        KeyError: it does not say.
+    """
+    commit, _, state = told["commit"].partition("-")
+    machine = told.get("machine", {})
+    on = machine.get("gpu") or machine.get("processor") or machine.get("platform", "a machine not named")
+    return f"{told['command']}; commit {commit[:12]}{f' ({state})' if state else ''}, {on}"
+
+
 def _unseen(method: Method) -> float:
     return float(method.splits["unseen"]["em"]["mean"]) if "unseen" in method.splits else 0.0
 

@@ -1,22 +1,38 @@
 """The report as one HTML page that needs nothing beside it."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from string import Template
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.reporting import content
-from pipeline.reporting.compare import Comparison, reference, split_names, worst
-from pipeline.reporting.figures import svg
+from pipeline.reporting.compare import Comparison, reference
+from pipeline.reporting.errors import errors
 from pipeline.reporting.gather import Figures, Method
-from pipeline.reporting.paper import Drawn
+from pipeline.reporting.limits import limits
+from pipeline.reporting.measured import Measured
+from pipeline.reporting.paper import Drawn, unmade
+from pipeline.reporting.shown import html
+from pipeline.reporting.svg import svg
 from pipeline.reporting.tables import Cell, Table, number
 
 TITLE = "What the models answer from the knowledge graph"
-ERRORS_PER_SPLIT = 4
+SOURCES = {
+    "results": "metrics.json (evaluate) and each method's metrics.json",
+    "paired": "metrics.json (paired)",
+    "updates": "metrics.json (locality)",
+    "grounding": "metrics.json (evaluate) and plots/recall.csv",
+    "refusal": "metrics.json (evaluate)",
+    "cost": "metrics.json (evaluate, train)",
+    "training": "plots/training.csv, each method's curve.csv",
+    "errors": "each method's answers.parquet",
+    "stages": "each stage's JSON, all of it in metrics.json",
+}
+"""Where the figures of the DAG's own sections stand; the others name their files and commands themselves."""
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -27,8 +43,10 @@ def page(
     stages: Figures,
     plots: dict[str, Figure],
     paper: Sequence[Drawn],
+    found: Sequence[Measured],
 ) -> str:
     """Return the whole page; every text that comes from data or a model is escaped."""
+    outside = [(f"measured-{one.section.name}", one.section.title, html(one)) for one in found]
     sections = [
         ("results", "Results", _results(methods, plots)),
         ("paired", "Is the difference real?", _paired(methods, pairs)),
@@ -37,19 +55,29 @@ def page(
         ("refusal", "Refusal", _refusal(methods)),
         ("cost", "Time and size", _cost(methods, stages)),
         ("training", "Training", _training(plots)),
+        *outside,
         ("paper", "The paper's figures", _paper(paper)),
-        ("limits", "What this does not show", _limits(methods, pairs)),
-        ("errors", "Worst errors", _errors(methods)),
+        ("limits", "What this does not show", _limits(limits(methods, pairs, found, unmade(paper)))),
+        ("errors", "Worst errors, with the facts that were read", errors(methods)),
         ("stages", "What each stage reported", _stages(methods, stages)),
     ]
     shown = [(name, title, body) for name, title, body in sections if body]
     links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in shown)
     parts = [f'<p class="lead">{escape(headline(methods))}</p>', f"<nav>{links}</nav>"]
     parts += [
-        f'<section id="{name}"><h2>{escape(title)}</h2>\n{body}</section>' for name, title, body in shown
+        f'<section id="{name}"><h2>{escape(title)}</h2>\n{body}{_source(name)}</section>'
+        for name, title, body in shown
     ]
-    template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    return template.substitute(title=escape(TITLE), content="\n".join(parts))
+    template = TEMPLATE.read_text(encoding="utf-8")
+    script = template.partition("<script>")[2].partition("</script>")[0]
+    digest = b64encode(sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return Template(template).substitute(title=escape(TITLE), script=digest, content="\n".join(parts))
+
+
+def _source(section: str) -> str:
+    if section not in SOURCES:
+        return ""
+    return f'<p class="source">From {escape(SOURCES[section])}, written by <code>dvc repro</code>.</p>'
 
 
 def headline(methods: Sequence[Method]) -> str:
@@ -172,91 +200,19 @@ def _training(plots: dict[str, Figure]) -> str:
 def _paper(paper: Sequence[Drawn]) -> str:
     blocks = []
     for drawn in paper:
-        *notes, made = (f"<p>{escape(note)}</p>" for note in drawn.notes)
+        notes = "".join(f"<p>{escape(note)}</p>" for note in drawn.notes)
         tables = "".join(table.html() for table in drawn.tables)
         plot = _figure({drawn.name: drawn.plot}, drawn.name, drawn.title)
-        soft = made.replace("<p>", '<p class="soft">', 1)
-        blocks.append(
-            f"<h3>{escape(drawn.title)}: {escape(drawn.name)}</h3>{''.join(notes)}{plot}{tables}{soft}"
-        )
+        file = f"figures/{drawn.name}.json"
+        source = f'<p class="source"><a href="{escape(file)}">{escape(file)}</a>: {escape(drawn.made)}.</p>'
+        blocks.append(f"<h3>{escape(drawn.title)}: {escape(drawn.name)}</h3>{notes}{plot}{tables}{source}")
+    commands = ", ".join(f"<code>python -m pipeline.benchmark {kind}</code>" for kind in unmade(paper))
+    if commands:
+        blocks.append(f'<p class="source">Not measured yet: {commands} (into figures/).</p>')
     return "\n".join(blocks)
 
 
-def _errors(methods: Sequence[Method]) -> str:
-    blocks = []
-    for method in methods:
-        picked = [worst(method, split, ERRORS_PER_SPLIT) for split in split_names([method])]
-        rows = pd.concat(picked)
-        if len(rows):
-            items = "\n".join(_error(row) for row in rows.to_dict("records"))
-            summary = (
-                f"{escape(method.name)}: {len(rows)} of {(method.rows['em'] == 0).sum():,} wrong answers"
-            )
-            opened = " open" if method is reference(methods) else ""
-            blocks.append(
-                f'<details{opened}><summary>{summary}</summary><ul class="errors">{items}</ul></details>'
-            )
-    if not blocks:
-        return ""
-    return (
-        f"<p>Up to {ERRORS_PER_SPLIT} a split: those given with the most confidence, furthest from a right "
-        "answer. A gold fact among those read is marked.</p>" + "\n".join(blocks)
-    )
-
-
-def _error(row: Mapping[Hashable, object]) -> str:
-    gold = set(_items(row["gold"]))
-    read = zip(_items(row["facts"]), _items(row["read"]), _items(row["weights"]), strict=True)
-    facts = "<br>".join(
-        f"<span class='{'gold' if fact in gold else 'other'}'>{escape(str(text))}</span> "
-        f"<small>{weight:.3f}</small>"
-        for fact, text, weight in read
-    )
-    said = "refused" if row["refused"] else str(row["prediction"])
-    right = " · ".join(map(str, _items(row["answers"]))) or "no fact answers this"
-    lines = [("said", f'<span class="said">{escape(said)}</span>'), ("right", escape(right))]
-    if facts:
-        lines.append(("read", facts))
-    listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in lines)
-    return (
-        f'<li><span class="question">{escape(str(row["text"]))}</span>'
-        f'<span class="tag">{escape(str(row["split"]))}</span>'
-        f'<span class="tag">refusal {row["refusal"]:.2f}</span><dl>{listed}</dl></li>'
-    )
-
-
-def _items(value: object) -> list[object]:
-    return list(value)  # type: ignore[call-overload, no-any-return]
-
-
-def _limits(methods: Sequence[Method], pairs: Sequence[Comparison]) -> str:
-    rows = reference(methods).rows.drop_duplicates(["question", "split"])
-    kinds = rows["kind"].value_counts()
-    people, hops = int(kinds.get("human", 0)), int(kinds.get("multihop", 0))
-    seeds = max(len(method.runs) for method in methods)
-    trained = (
-        "Each method was trained once: how much another seed would change a figure is not known."
-        if seeds == 1
-        else f"Methods were trained with up to {seeds} seeds; the spread between so few is a rough guess."
-    )
-    texts = [
-        f"Intervals say what other questions of the same kind would give. {trained}",
-        f"Of {len(rows):,} questions asked, {people:,} were worded by people and {hops:,} need more than one "
-        "fact; the others come from templates, which are easier to match to a fact than free speech.",
-        "Retrieval gets harder as the graph grows; these figures hold for this graph's size alone.",
-        "Exact match compares strings: a right answer in words that the graph does not use counts as wrong, "
-        "and an answer that is right in the world but not in the graph counts as wrong too.",
-        "Unanswerable questions are of the kinds that were generated; ill-posed or ambiguous ones are not "
-        "among them.",
-        "Updates move from the base to the last snapshot in one go and are asked at once; crashes, "
-        "concurrent readers and thousands of edits in a row are not tested here.",
-        "Times are of one machine and one batch size, the search included.",
-    ]
-    if pairs:
-        texts.append(
-            f"{len(pairs)} comparisons were made: about {0.05 * len(pairs):.1f} of them would have p < 0.05 "
-            "by chance if no method differed."
-        )
+def _limits(texts: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
 
 

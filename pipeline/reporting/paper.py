@@ -3,7 +3,7 @@
 A file has the name of its benchmark, perhaps with one of its own behind it: `footprint-cpu.json`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pipeline.config import UserError
 from pipeline.reporting.figures import Panel, Point, panels
-from pipeline.reporting.gather import Figures, read_json
+from pipeline.reporting.gather import Figures, made, read_json
 from pipeline.reporting.tables import MISSING, Cell, Table, number, percent
 
 MIB = 1 << 20
@@ -26,7 +26,9 @@ class Drawn:
     """Of the file."""
     title: str
     notes: list[str]
-    """Sentences beside the tables; the last one says what was measured how."""
+    """Sentences beside the tables."""
+    made: str
+    """The command, the commit and the machine."""
     tables: list[Table]
     plot: Figure
 
@@ -54,13 +56,15 @@ def _drawn(file: Path, kind: str) -> Drawn:
     told = read_json(file)
     try:
         title, notes, tables, shown = KINDS[kind](told)
-        machine = told["machine"]
-        commit, _, state = told["commit"].partition("-")
-        of = f"{commit[:12]}{f' ({state})' if state else ''}"
-        made = f"{told['command']}; commit {of}, {machine.get('gpu') or machine['processor']}"
+        how = made(told)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: is not what `{kind}` writes ({error!r}); measure it again") from error
-    return Drawn(file.stem, title, [*notes, f"{made}."], tables, panels(shown))
+    return Drawn(file.stem, title, notes, how, tables, panels(shown))
+
+
+def unmade(shown: Sequence[Drawn]) -> list[str]:
+    """Return the names of the benchmarks of the paper's figures of which no file was there."""
+    return [kind for kind in KINDS if kind not in {drawn.name.partition("-")[0] for drawn in shown}]
 
 
 def footprint(told: Figures) -> Content:

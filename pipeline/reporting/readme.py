@@ -129,10 +129,11 @@ def figures(root: Path) -> str:
     """Return the tables of the paper's figures that were measured; nothing where none was."""
     shown = []
     for drawn in paper_figures(root / "reports" / "figures"):
-        *notes, made = drawn.notes
         source = f"[{drawn.name}.json](../reports/figures/{drawn.name}.json)"
         tables = [table.markdown() for table in drawn.tables]
-        shown.append("\n\n".join([f"**{drawn.title}** {' '.join(notes)} ({source}: {made})", *tables]))
+        shown.append(
+            "\n\n".join([f"**{drawn.title}** {' '.join(drawn.notes)} ({source}: {drawn.made}.)", *tables])
+        )
     return "\n\n".join(shown)
 
 

@@ -1,9 +1,13 @@
 """A table once, written as HTML, Markdown or plain text."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
+
+LONG = 24
+"""A text of more characters may be broken inside words."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,16 @@ def percent(figure: dict[str, float] | None) -> Cell:
     return Cell(f"{mean:.1f}", f"[{low:.1f}, {high:.1f}]", figure["mean"])
 
 
+def points(difference: Mapping[str, float]) -> Cell:
+    """Return a difference of shares in points, with its interval and, where it has one, its p."""
+    mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+    note = f"[{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    if "p" in difference:
+        p = fixed(difference["p"]).text
+        note += f" p {p if p[0] == '<' else f'= {p}'}"
+    return Cell(f"{mean:+.1f}".replace("-", "−"), note, difference["mean"])
+
+
 def number(value: Any, digits: int = 3) -> Cell:
     """Return a number with so many significant digits, large ones grouped; a dash for None."""
     if value is None:
@@ -108,6 +122,32 @@ def fixed(value: float | None, decimals: int = 3) -> Cell:
     return Cell(f"< {least:g}" if 0 < value < least else f"{value:,.{decimals}f}", value=float(value))
 
 
+def text(value: Any) -> Cell:
+    """Return a value as it is, a list with dots between, a mapping as its settings, a share in percent."""
+    if isinstance(value, Mapping):
+        return Cell(", ".join(f"{key}={inner}" for key, inner in value.items()))
+    if isinstance(value, list):
+        return Cell(" · ".join(f"{inner:,g}" for inner in value)) if value else MISSING
+    return Cell(str(value))
+
+
+def whole(value: Any) -> Cell:
+    """Return a count, also where it is the text of a key."""
+    return number(int(value)) if str(value).isdecimal() else Cell(str(value))
+
+
+def in_percent(value: float) -> Cell:
+    """Return a share without an interval, in percent."""
+    return Cell(f"{100 * value:.1f}", value=value)
+
+
+def factor(figure: Mapping[str, float]) -> Cell:
+    """Return a mean with its interval, in units of its own."""
+    digits = 4 if figure["mean"] < 10 else 1
+    mean, low, high = (f"{figure[name]:,.{digits}f}" for name in ("mean", "low", "high"))
+    return Cell(mean, f"[{low}, {high}]", figure["mean"])
+
+
 def _small(note: str) -> str:
     return f"<small>{escape(note)}</small>" if note else ""
 
@@ -119,5 +159,8 @@ def _aligned(right: bool, best: bool = False) -> str:
 
 def _data(cell: Cell, right: bool) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value!r}"'
-    text = f"{escape(cell.text)} {_small(cell.note)}".strip()
+    said = escape(cell.text)
+    if not right and len(cell.text) > LONG:  # names of settings and files are long words
+        said = re.sub(r"([/=,:_])(?=\S)", r"\1<wbr>", said)
+    text = f"{said} {_small(cell.note)}".strip()
     return f"<td{_aligned(right, cell.best)}{value}>{text}</td>"

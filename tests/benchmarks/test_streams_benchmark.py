@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pipeline.benchmarks.streams import streams
 from pipeline.model.adapter import save_adapter
+from pipeline.reporting.measured import measured
+from pipeline.reporting.sections import SECTIONS
 from pipeline.weights import Encoder, LanguageModel
 from tests.benchmarks.test_variants_benchmark import SIZES
 from tests.evaluation.test_streams import settings
@@ -31,3 +33,6 @@ def test_every_entry_goes_through_the_same_stream(
     assert mine[-1]["edits"] > 1
     assert guessed[-1]["locality"]["mean"] == 1.0, "what was counted stays as it was"
     assert mine[-1]["efficacy"]["n"] == guessed[-1]["efficacy"]["n"] == mine[-1]["edits"] - 1
+    section = next(section for section in SECTIONS if section.name == "streams")
+    [shown] = measured([section], tmp_path)
+    assert len(shown.table.rows) == len(mine) + len(guessed), "the report shows what was written"

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from pipeline.config import UserError
-from pipeline.reporting.figures import svg
-from pipeline.reporting.paper import KINDS, paper_figures
+from pipeline.reporting.paper import KINDS, paper_figures, unmade
 from pipeline.reporting.readme import figures
+from pipeline.reporting.svg import svg
 from tests.reporting.test_report import Page, evaluate, make
 
 MADE = {
@@ -102,7 +102,7 @@ def test_every_kind_is_shown_in_the_papers_order(folder):
     for one in drawn:
         assert one.tables
         assert all(table.rows for table in one.tables)
-        assert one.notes[-1] == "python -m pipeline.benchmark; commit 0123456789ab (dirty), a <big> one."
+        assert one.made == "python -m pipeline.benchmark; commit 0123456789ab (dirty), a <big> one"
         assert svg(one.plot, one.name).startswith("<svg")
 
 
@@ -142,6 +142,7 @@ def test_lines_of_the_plots_are_the_figures(folder):
 
 def test_where_nothing_was_measured_nothing_is_shown(tmp_path):
     assert paper_figures(tmp_path / "none") == []
+    assert unmade([]) == list(KINDS)
     assert figures(tmp_path) == ""
 
 

@@ -1,4 +1,7 @@
+import base64
+import hashlib
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,14 +11,26 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import Paths, UserError
+from pipeline.config import Paths, UserError, options
 from pipeline.evaluation.majority import CommonestAnswer
 from pipeline.evaluation.runs import Evaluate, run
 from pipeline.evaluation.summary import Bootstrap
 from pipeline.report import report
 from pipeline.reporting import gather
 from pipeline.reporting.compare import comparisons, locality, reference, worst
+from pipeline.reporting.errors import kinds
+from pipeline.reporting.limits import SYSTEMS, limits
+from pipeline.reporting.page import SOURCES
 from tests.evaluation.toys import LookUp, graph, questions
+
+
+def leaves(value):
+    """Return the numbers inside nested objects and lists."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [leaf for one in inner for leaf in leaves(one)]
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
 
 EVALUATE = Evaluate(
     questions_per_split=0,
@@ -85,7 +100,7 @@ def test_the_report_is_whole_and_names_what_it_found(finished, capsys, caplog):
     out = make(finished)
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     plots = [f"plots/{name}.{kind}" for name in ("accuracy", "recall", "training") for kind in ("csv", "png")]
-    assert written == ["metrics.json", *plots, "report.html", "results.md"]
+    assert written == ["metrics.json", *plots, "report.html", "report.md", "results.md"]
     printed = capsys.readouterr().out
     assert "ours answers 50.0 %" in printed
     assert "unchanged_after" in printed
@@ -128,16 +143,22 @@ def test_plot_tables_hold_what_is_plotted(made):
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.open, self.tags, self.sources = [], [], []
+        self.open, self.tags, self.sources, self.links, self.ids = [], [], [], [], []
+
+    def note(self, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "xlink:href")]
+        self.links += [value for name, value in attrs if name == "href"]
+        self.ids += [value for name, value in attrs if name == "id"]
+        assert not [name for name, _ in attrs if name.startswith("on")], "the page's policy allows none"
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
-        if tag not in ("meta", "br"):
+        self.note(attrs)
+        if tag not in ("meta", "br", "img", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.note(attrs)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -145,10 +166,76 @@ class Page(HTMLParser):
 
 def test_the_page_is_well_formed_and_needs_nothing_beside_it(made):
     page = Page()
-    page.feed((made / "report.html").read_text(encoding="utf-8"))
+    text = (made / "report.html").read_text(encoding="utf-8")
+    page.feed(text)
     assert page.open == []
     assert page.tags.count("svg") == 3
-    assert all(source.startswith("#") for source in page.sources)
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in page.sources)
+    assert all(link.removeprefix("#") in page.ids for link in page.links)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_page_allows_its_own_script_and_no_other(made):
+    text = (made / "report.html").read_text(encoding="utf-8")
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    assert f"script-src 'sha256-{digest}'" in text
+    assert "default-src 'none'" in text
+
+
+def test_each_section_says_where_its_figures_are_from(made):
+    text = (made / "report.html").read_text(encoding="utf-8")
+    figures = json.loads((made / "metrics.json").read_text(encoding="utf-8"))
+    for section in re.split(r"(?=<section id=)", text)[1:]:
+        if "<table" in section:
+            assert 'class="source"' in section, section[:60]
+    for name, source in SOURCES.items():
+        assert f'<section id="{name}">' in text
+        for keys in re.findall(r" metrics\.json \(([\w, ]+)\)", f" {source}"):
+            assert set(keys.split(", ")) <= set(figures), source
+
+
+def test_every_figure_of_the_results_stands_in_metrics(made):
+    text = (made / "report.html").read_text(encoding="utf-8")
+    held = set(leaves(json.loads((made / "metrics.json").read_text(encoding="utf-8"))))
+    for name in ("results", "paired", "updates", "grounding", "refusal"):
+        [section] = re.findall(rf'<section id="{name}">.*?</section>', text, re.DOTALL)
+        values = {float(value) for value in re.findall(r'data-value="([^"]*)"', section)}
+        assert values, name
+        assert values <= held, (name, values - held)
+
+
+def test_the_report_as_text_has_the_same_tables(made):
+    text = (made / "report.md").read_text(encoding="utf-8")
+    assert "| unseen | 2 | 50.0 [" in text.replace("**", "")
+    assert (made / "results.md").read_text(encoding="utf-8").splitlines()[-1] in text
+    for name in ("What this does not show", "False updates", "Wrong answers, by the first reason that holds"):
+        assert f"## {name}" in text
+
+
+def test_wrong_answers_are_counted_by_what_went_wrong(stages):
+    methods = gather.methods(stages / "models/evaluate")
+    table = kinds(methods)
+    for row in table.rows:
+        assert row[2].value == sum(cell.value for cell in row[3:])
+    by = {row[0].text: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert by["majority"]["reads no facts"].value + by["majority"]["answered, though no fact does"].value > 0
+    assert by["majority"]["right fact not found"].value == 0
+    ours = next(method for method in methods if method.name == "ours").rows
+    ours.loc[:, "em"] = 0.0
+    ours.loc[:, "refused"] = False
+    ours.loc[:, ["read_place", "candidate_place"]] = [0, 3]
+    row = dict(zip(table.header, kinds(methods).rows[0], strict=True))
+    answerable = int((ours["answers"].map(len) > 0).sum())
+    assert row["right fact found, not read"].value == answerable > 0
+    assert row["answered, though no fact does"].value == len(ours) - answerable > 0
+
+
+def test_methods_that_were_not_evaluated_are_named(stages):
+    assert set(SYSTEMS) == set(options("method"))
+    said = " ".join(limits(gather.methods(stages / "models/evaluate"), [], [], []))
+    assert "Not among them: rag_tuned," in said
+    assert not re.search(r"Not among them:[^.;]*\bours\b", said)
 
 
 def test_texts_of_models_and_data_are_escaped(finished):

@@ -10,6 +10,12 @@ def test_a_table_reads_the_same_in_each_form():
     assert '<td class="number" data-value="0.5">50.0 <small>[25.0, 100.0]</small></td>' in table.html()
 
 
+def test_long_names_may_be_broken_where_they_have_parts():
+    text = Table(["name"], [[Cell("ours:memory.k=3,memory.N=20 <b>")], [Cell("a:b")]]).html()
+    assert "<td>ours:<wbr>memory.k=<wbr>3,<wbr>memory.N=<wbr>20 &lt;b&gt;</td>" in text
+    assert "<td>a:b</td>" in text
+
+
 def test_a_row_must_fit_the_header():
     with pytest.raises(ValueError, match="1 cells under 2 headers"):
         Table(["a", "b"], [[MISSING]])
