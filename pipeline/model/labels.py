@@ -10,6 +10,7 @@ from pipeline.memory.facts import Query
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.system import Example
 
+COUNTS = ("gold", "noise", "distant", "distant_right", "distant_wrong", "none")
 OTHERWISE = ("none", "distant")
 SCALE = 20.0
 """Nats a unit of cosine, with which the frozen encoder finds candidates: that of DySK-Attn and rag."""
@@ -63,8 +64,8 @@ def labelled(
 
     Returns:
         The examples in their order, the same where their gold is known, and counts of answerable ones:
-        `gold`, `noise`, `distant`, `distant_right` (of those, where a right fact is among the matches) and
-        `none`.
+        `gold`, `noise`, `none` and `distant`; of the last, where a right fact is among the matches
+        (`distant_right`), and where a wrong one is (`distant_wrong`).
     """
     known = [_drawn(seed, "gold", example) < settings.gold for example in examples]
     missed = [_drawn(seed, "noise", example) < settings.noise for example in examples]
@@ -78,7 +79,7 @@ def labelled(
     found = dict(
         zip(needed, candidates([examples[row].text for row in needed], memory, encoder), strict=True)
     )
-    told, counts = [], Counter[str]()
+    told, counts = [], Counter(dict.fromkeys(COUNTS, 0))
     for row, example in enumerate(examples):
         if known[row]:
             fact = _wrong(example, found.get(row), memory, seed) if missed[row] and example.gold else None
@@ -89,7 +90,9 @@ def labelled(
         told.append(new)
         if example.gold:
             counts[what] += 1
-            counts["distant_right"] += what == "distant" and bool(set(new.gold) & set(example.gold))
+        if example.gold and what == "distant":
+            counts["distant_right"] += bool(set(new.gold) & set(example.gold))
+            counts["distant_wrong"] += bool(set(new.gold) - set(example.gold))
     return told, counts
 
 

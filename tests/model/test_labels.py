@@ -100,7 +100,8 @@ def test_a_single_candidate_with_the_answer_is_the_gold_fact_and_several_share(m
         assert len(after.gold) == len(holders)
         alone += after.gold == before.gold
     assert 0 < alone < len(examples), "the world has tails of one fact and tails of several"
-    assert +counts == {"distant": len(examples), "distant_right": len(examples)}
+    shared = len(examples) - alone
+    assert +counts == {"distant": len(examples), "distant_right": len(examples), "distant_wrong": shared}
 
 
 def test_matches_stand_in_the_order_in_which_the_encoder_found_them(make: Make) -> None:
