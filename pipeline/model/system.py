@@ -109,8 +109,10 @@ class System(nn.Module, ABC):
         names in facts do, so that copying a name is copying its tokens: without, " Bahamas" has to be spelled
         anew as "B", "ah", "amas".
         """
-        read = (self.memory.fact(fact).tail_label for fact in facts if fact in example.gold)
-        return f" {next((tail for tail in read if tail in example.answers), example.answers[0])}"
+        read = [self.memory.fact(fact).tail_label for fact in facts if fact in example.gold]
+        if example.right:
+            read = [tail for tail in read if tail in example.answers]
+        return f" {read[0] if read else example.answers[0]}"
 
 
 def with_gold(found: CandidateFacts, batch: Sequence[Example]) -> CandidateFacts:

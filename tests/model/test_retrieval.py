@@ -205,11 +205,15 @@ def test_a_correction_that_is_worth_nothing_gets_no_weight(
     [
         (
             {"steps": -1},
-            "train.retrieval: steps, negatives, examples, correction_steps and texts can't be negative",
+            "train.retrieval: steps, negatives, examples, correction_steps, texts, rerank_steps and "
+            "k_validation can't be negative",
         ),
         ({"random_negatives": -1}, "can't be negative"),
         ({"joint_rate": 2.0}, r"train.retrieval.joint_rate must be in \[0, 1\], not 2.0"),
-        ({"batch_size": 0}, "train.retrieval.batch_size must be at least 1, not 0"),
+        (
+            {"batch_size": 0},
+            "train.retrieval.batch_size and rerank_batch must be at least 1 .* not 0, 4 and 3",
+        ),
     ],
 )
 def test_values_out_of_range_are_errors(changes: dict[str, float], text: str) -> None:
