@@ -148,7 +148,8 @@ def choose_search(
             doubts.setdefault(name, []).extend(values.tolist())
         known = gold_mask(found.facts, batch)
         for weight in right:
-            added = torch.zeros_like(found.scores[:, :1]) if told is None else weight * told.clamp(min=-1e4)
+            flat = found.scores.new_zeros(len(batch), system.method.reranked)
+            added = flat if told is None else weight * told.clamp(min=-1e4)
             best = regrouped(found.scores, place, added).argmax(dim=-1, keepdim=True)
             right[weight] += float(known.gather(1, best).sum())
     answerable = max(1, sum(bool(example.gold) for example in valid))
