@@ -15,7 +15,7 @@ from pipeline.config import Paths, UserError
 from pipeline.evaluation.learned import examples
 from pipeline.evaluation.searching import fit_retrieval
 from pipeline.evaluation.systems import NAMES
-from pipeline.evaluation.training import _key
+from pipeline.evaluation.training import _key, relabelled
 from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.fitting import Pool, Train
@@ -31,6 +31,7 @@ from tests.model.tiny_systems import (
     SILENT,
     dysk,
     dysk_dense,
+    labels,
     opened,
     ours,
     rag,
@@ -237,6 +238,43 @@ def test_the_null_fact_is_fitted_where_there_are_questions_without_an_answer(
     fit_retrieval(system, pool, known, retrieval(), 0.2, 0, tmp_path)
     moved = {name for name, p in system.null.named_parameters() if not torch.equal(p, start[name])}
     assert moved == (start.keys() if unanswerable else set())
+
+
+def test_without_gold_the_heads_stay_and_the_null_fact_learns_all_the_same(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+) -> None:
+    system = opened(ours(letters=True), world, lm, encoder)
+    start = {name: p.detach().clone() for name, p in system.named_parameters()}
+    known = some_examples(system, 8)
+    without = [Example(f"Why {n}?", (), (), "unanswerable") for n in range(4)]
+    pool, told = relabelled(Pool(known, [], without), labels(gold=0.0), system, 0)
+    assert {name: count for name, count in told.items() if count} == {"none": 8}
+    fit_retrieval(system, pool, known, retrieval(), 0.2, 0, tmp_path)
+    moved = {name for name, p in system.named_parameters() if not torch.equal(p, start[name])}
+    assert moved
+    assert all(name.startswith("null.") for name in moved)
+
+
+@pytest.mark.parametrize("method", [ours(letters=True, hops=2), rag_tuned(), rag_tuned(rerank=False), dysk()])
+@pytest.mark.parametrize(
+    "shares",
+    [{"gold": 0.0}, {"gold": 0.0, "otherwise": "distant"}, {"gold": 0.5}, {"noise": 1.0}],
+    ids=str,
+)
+def test_the_stage_trains_whatever_is_told(
+    method: Any, shares: dict[str, Any], stage: Stage, tmp_path: Path
+) -> None:
+    whole = stage(method, "whole", train=training(tmp_path / "checkpoints"))
+    settings = training(tmp_path / "checkpoints", labels=labels(**shares))
+    out = stage(method, "out", train=settings)
+    [counts, every] = [
+        json.loads((folder / "train.json").read_text(encoding="utf-8"))["labels"] for folder in (out, whole)
+    ]
+    assert sum(counts.get(name, 0) for name in ("gold", "noise", "distant", "none")) == every["gold"] > 0
+    assert counts.get("gold", 0) < every["gold"]
+    state, other = (load_file(folder / "adapter.safetensors") for folder in (out, whole))
+    assert all(value.isfinite().all() for name, value in state.items() if "limit" not in name)
+    assert any(not torch.equal(value, other[name]) for name, value in state.items())
 
 
 def test_checkpoints_are_shared_by_the_same_configuration_and_inputs_only(

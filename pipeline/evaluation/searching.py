@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.model.fitting import Pool, Train
@@ -31,7 +33,11 @@ def fit_retrieval(
     seed: int,
     out: Path,
 ) -> dict[str, float]:
-    """Fit the heads, then the correction by early states and its weight, then the null fact."""
+    """Fit the heads, then the correction by early states and its weight, then the null fact.
+
+    The heads and both corrections learn from questions with gold facts alone, and stay as they are without
+    any; the null fact and what tells questions from other texts learn from all.
+    """
     draw = random.Random(seed)
     known = _balanced(pool, settings.examples, draw)
     judged = known
@@ -39,26 +45,21 @@ def fit_retrieval(
         draw.shuffle(known)
         cut = max(1, round(settings.held * len(known)))
         judged, known = known[:cut], known[cut:] or known
-    ask = _asking(system, known)
-    asked = [e.via[0] if e.via else e.gold[0] for e in known]
-    triples = system.memory.triples[asked]
-    first = triples[:, 0]
-    if system.memory.settings.layout == "slot":
-        first = system.memory.adjacency.slot[torch.tensor(asked)].cpu().numpy()
-    later = np.array([system.memory.triples[e.gold[0], 1] if e.via else -1 for e in known])
-    slots = torch.stack([torch.as_tensor(row) for row in (first, triples[:, 1], later)], dim=1)
-    curve = fit_heads(system.heads, system.memory, ask, slots.to(system.reader.device), settings, bar)
-    curve_file = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
-    for row in curve:
-        curve_file.append(**row)
+    taught = [example for example in known if example.gold]
+    curve = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
+    if taught:
+        ask = _asking(system, taught)
+        slots = _slots(system, taught).to(system.reader.device)
+        for row in fit_heads(system.heads, system.memory, ask, slots, settings, bar):
+            curve.append(**row)
     if system.letters:
         fit_letters(system, judged, settings, bar)
     held = list(valid)
     if settings.validation and len(held) > settings.validation:
         held = draw.sample(held, settings.validation)
     weights: Sequence[float] = []
-    if settings.correction_steps:
-        fit_correction(system, known, ask, settings, bar)
+    if settings.correction_steps and taught:
+        fit_correction(system, taught, ask, settings, bar)
         weights = settings.correction_weights
     accuracy = choose_weight(system, held, weights)
     if pool.unanswerable:
@@ -75,15 +76,18 @@ def fit_retrieval(
 def fit_search(
     system: RagTunedSystem, pool: Pool, valid: Sequence[Example], train: Train, seed: int, out: Path
 ) -> dict[str, float]:
-    """Fit the query and the reranker of RAG, and choose by validation questions how both are used."""
+    """Fit the query and the reranker of RAG, and choose by validation questions how both are used.
+
+    Both learn from questions with gold facts alone, and stay as they are without any.
+    """
     draw, settings = random.Random(seed), train.retrieval
-    known = _balanced(pool, settings.examples, draw)
+    known = [example for example in _balanced(pool, settings.examples, draw) if example.gold]
     columns = ("step", "aux_loss", "retrieval_accuracy")
-    if system.method.head_width:
+    if system.method.head_width and known:
         curve = Curve(out / "retrieval.csv", columns)
         for row in fit_query(system, known, settings, bar):
             curve.append(**row)
-    if system.reranker:
+    if system.reranker and known:
         curve = Curve(out / "reranker.csv", columns)
         for row in fit_reranker(system, known, pool.unanswerable, train.unanswerable, settings, bar):
             curve.append(**row)
@@ -93,6 +97,17 @@ def fit_search(
         held = [e for kind in kinds for e in draw.sample(kind, min(len(kind), settings.validation))]
     chosen = choose_search(system, held, settings.rerank_weights)
     return chosen | choose_refusal(system, valid, system.method.refuse_answerable)
+
+
+def _slots(system: OurSystem, known: Sequence[Example]) -> Int[Tensor, "B 3"]:
+    """Return the entity (the slot, in that layout), the relation and the second one that each asks for."""
+    asked = [e.via[0] if e.via else e.gold[0] for e in known]
+    triples = system.memory.triples[asked]
+    first = triples[:, 0]
+    if system.memory.settings.layout == "slot":
+        first = system.memory.adjacency.slot[torch.tensor(asked)].cpu().numpy()
+    later = np.array([system.memory.triples[e.gold[0], 1] if e.via else -1 for e in known])
+    return torch.stack([torch.as_tensor(row) for row in (first, triples[:, 1], later)], dim=1)
 
 
 def _asking(system: OurSystem, known: Sequence[Example]) -> Ask:

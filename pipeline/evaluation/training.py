@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from pipeline.model.adapter import save_adapter
 from pipeline.model.dysk import Dysk, DyskDense
 from pipeline.model.fitting import Pool, Train, fit
 from pipeline.model.judging import choose_threshold
+from pipeline.model.labels import Labels, labelled
 from pipeline.model.narrow import narrow_rows
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
 from pipeline.model.ragtuned import RagTuned, RagTunedSystem
 from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Ours, Vector
-from pipeline.model.system import System
+from pipeline.model.system import Example, System
 from pipeline.model.tuning import choose_k
 from pipeline.tracking import Run
 from pipeline.trainer import Trainer
@@ -70,6 +72,7 @@ def fitted(
     graph = Graph.read(paths.tables, relations=paths.kv)
     system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
     pool, valid = examples(system, graph, paths)
+    pool, labels = relabelled(pool, train.labels, system, seed)
     if isinstance(method, Vector) and method.rows == "synthetic":
         told = read_table(paths.kv, "synthetic")
         system.memory, pool = narrow_rows(told, memory, system.encoder, seed, lambda b: bar(b, "names"))
@@ -83,7 +86,7 @@ def fitted(
         "encoder": encoder,
         "train": train,
     }
-    figures: dict[str, Any] = {"method": name, "seed": seed}
+    figures: dict[str, Any] = {"method": name, "seed": seed, "labels": labels}
     if isinstance(system, OurSystem):
         figures["correction"] = fit_retrieval(
             system, pool, answerable, train.retrieval, train.unanswerable, seed, out
@@ -128,6 +131,16 @@ def fitted(
     # The key doesn't know the code: what a finished run left must not be what the next one starts from.
     shutil.rmtree(train.checkpoints / key)
     return system
+
+
+def relabelled(pool: Pool, labels: Labels, system: System, seed: int) -> tuple[Pool, dict[str, int]]:
+    """Return the pool with what training is told of its gold facts, and how many questions are told what."""
+    kinds: dict[str, list[Example]] = {}
+    counts: Counter[str] = Counter()
+    for kind, known in vars(pool).items():
+        kinds[kind], more = labelled(known, labels, system.memory, system.encoder, seed)
+        counts.update(more)
+    return Pool(**kinds), dict(counts)
 
 
 def _seed(seed: int) -> None:

@@ -222,15 +222,17 @@ class DyskSystem(System):
         asks = F.pad(tokens.labels != -100, (0, 1))[:, 1:]  # the position before each answer token
         scores = torch.stack(self._scores).mean(dim=0)[asks]
         owner = torch.arange(len(batch), device=asks.device)[:, None].expand_as(asks)[asks]
-        aux = auxiliary_loss(scores, gold[owner])
+        known = gold.any(dim=-1)
+        aux = auxiliary_loss(scores, gold[owner]) if known.any() else torch.zeros_like(lm_loss)
         first = asks & (asks.cumsum(dim=-1) == 1)
         right = gold.gather(1, torch.stack(self._scores).mean(dim=0)[first].argmax(dim=-1, keepdim=True))
+        right = right[known]
         gates = torch.stack(self._gates)[..., 0]
         return {
             "loss": lm_loss + self.method.alpha * aux,
             "lm_loss": lm_loss.detach(),
             "aux_loss": aux.detach(),
-            "retrieval_accuracy": right.float().mean(),
+            "retrieval_accuracy": right.float().mean() if len(right) else torch.zeros(()),
             "gate": gates.mean().detach(),
         }
 

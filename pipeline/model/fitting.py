@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.config import UserError
+from pipeline.model.labels import Labels
 from pipeline.model.retrieval import Retrieval
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve
@@ -50,6 +51,8 @@ class Train:
     """Steps between checkpoints, from which a killed run goes on."""
     checkpoints: Path
     """Folder of checkpoints, outside the stage's output, keyed by configuration and inputs."""
+    labels: Labels
+    """What is known of the facts that answer."""
     retrieval: Retrieval
     """How the retrieval is trained before the reader."""
 

@@ -8,19 +8,23 @@ from pipeline.shapes import CandidateScores
 
 
 def auxiliary_loss(
-    scores: CandidateScores, gold: Bool[Tensor, "B N"], null: Float[Tensor, "B 1"] | None = None
+    scores: CandidateScores,
+    gold: Bool[Tensor, "B N"],
+    null: Float[Tensor, "B 1"] | None = None,
+    told: Bool[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return L_Aux, the cross-entropy of the scores before selection against the gold facts, in nats.
 
     The target is uniform over a question's gold candidates; a question with none has the null fact as its
-    target where `null` is given, and is left out where it isn't.
+    target where `null` is given, and is left out where it isn't. So is one that `told` is false for: it is
+    not known which facts answer it, nor whether none does.
 
     Raises:
         ValueError: no question of the batch has a target.
     """
     joined = scores if null is None else torch.cat([scores, null], dim=-1)
     target = gold if null is None else torch.cat([gold, ~gold.any(dim=-1, keepdim=True)], dim=-1)
-    has_target = target.any(dim=-1)
+    has_target = target.any(dim=-1) if told is None else target.any(dim=-1) & told
     if not has_target.any():
         raise ValueError("no question of the batch has a gold fact among its candidates")
     weight = target[has_target] / target[has_target].sum(dim=-1, keepdim=True)

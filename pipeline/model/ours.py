@@ -175,7 +175,11 @@ class OurSystem(System):
         return share.masked_fill(self.asking.asks_nothing(self.reader, questions), 1.0)
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
-        """Return L = L_LM + α·L_Aux and its parts; L_LM is taken over the answerable questions."""
+        """Return L = L_LM + α·L_Aux and its parts.
+
+        L_LM is taken over the questions that have an answer, L_Aux over those of which something is told. A
+        question with an answer but no gold fact teaches what to find by L_LM alone.
+        """
         questions = [example.text for example in batch]
         query = self.query(questions)
         with torch.no_grad():
@@ -183,12 +187,14 @@ class OurSystem(System):
         found, letters = self._scored(questions, query, facts, via)
         gold = gold_paths(facts, via, batch)
         # A question without an answer teaches when to refuse, not what to find.
-        held = torch.where(gold.any(dim=-1, keepdim=True), found.scores, found.scores.detach())
+        rows = [row for row, example in enumerate(batch) if example.answers]
+        answerable = torch.tensor([[bool(e.answers)] for e in batch], device=gold.device)
+        held = torch.where(answerable, found.scores, found.scores.detach())
         found = found._replace(scores=held)
         null = self._null(found, letters)
-        aux = auxiliary_loss(found.scores, gold, null)
+        told = torch.tensor([example.told for example in batch], device=gold.device)
+        aux = auxiliary_loss(found.scores, gold, null, told) if told.any() else 0.0 * self.temperature
         selected = training_selection(found.scores, gold, self.memory.settings.k)
-        rows = [row for row, example in enumerate(batch) if example.gold]
         chosen, log_shares = self._shared(facts.gather(1, selected), found.scores.gather(1, selected), null)
         lm_loss = torch.zeros((), device=aux.device)
         if rows:
@@ -198,12 +204,12 @@ class OurSystem(System):
             tokens = self.facts.facts(shown, self._shifts(log_shares.facts[rows]))
             with reading(tokens), self.lowrank.attached(self.reader.lm):
                 lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
-        right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[rows]
+        right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[gold.any(dim=-1)]
         return {
             "loss": lm_loss + self.method.alpha * aux,
             "lm_loss": lm_loss.detach(),
             "aux_loss": aux.detach(),
-            "retrieval_accuracy": right.float().mean() if rows else torch.zeros(()),
+            "retrieval_accuracy": right.float().mean() if len(right) else torch.zeros(()),
             "temperature": self.temperature.detach() * self.heads.temperature,
             "null_share": log_shares.null.exp().mean().detach(),
         }

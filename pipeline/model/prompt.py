@@ -118,8 +118,11 @@ class PromptSystem(System):
         return (doubt > self.limit).tolist()
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
-        """Return L_LM over the answerable questions, each behind its k retrieved facts, gold among them."""
-        answerable = [example for example in batch if example.gold]
+        """Return L_LM over the answerable questions, each behind its k retrieved facts, gold among them.
+
+        Where no gold fact is known, only what was found is read.
+        """
+        answerable = [example for example in batch if example.answers]
         with torch.no_grad():
             found = self.learned_from([example.text for example in answerable])
         best = with_gold(found[:, : self.drawn()], answerable)
@@ -127,8 +130,9 @@ class PromptSystem(System):
         targets = [self.target(example, facts) for example, facts in zip(answerable, read, strict=True)]
         tokens = self.reader.tokens([e.text for e in answerable], targets, [self._shown(row) for row in read])
         loss = self.reader.loss(tokens)
-        right = gold_mask(found[:, :1], answerable)
-        return {"loss": loss, "lm_loss": loss.detach(), "retrieval_accuracy": right.float().mean()}
+        right = gold_mask(found[:, :1], answerable)[[bool(example.gold) for example in answerable]]
+        accuracy = right.float().mean() if len(right) else torch.zeros(())
+        return {"loss": loss, "lm_loss": loss.detach(), "retrieval_accuracy": accuracy}
 
     @torch.no_grad()
     def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:

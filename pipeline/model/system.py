@@ -23,11 +23,17 @@ class Example:
     text: str
     answers: tuple[str, ...]
     gold: tuple[int, ...]
-    """Ids of the facts that answer it, in the memory; none where it is unanswerable."""
+    """Ids of the facts that training takes for its answer, in the memory: those that answer it, unless
+    `pipeline.model.labels` says otherwise; none where it is unanswerable or nothing is told."""
     kind: str = "template"
     """Who wrote it: `template`, `human` …"""
     via: tuple[int, ...] = ()
     """Ids of the facts of the first hop, where it asks for two."""
+    told: bool = True
+    """Whether L_Aux learns from it; where not, only its answer is known, or that it has none."""
+    right: tuple[int, ...] = ()
+    """Ids of the facts that answer it, where `gold` doesn't tell: they only have a place in a sample of the
+    memory, and nothing is learned from which question they belong to."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +105,14 @@ class System(nn.Module, ABC):
     def target(self, example: Example, facts: Sequence[int]) -> str:
         """Return the answer to learn: the tail of the first gold fact among those read, or any right one.
 
-        It begins with a space, as names in facts do, so that copying a name is copying its tokens: without,
-        " Bahamas" has to be spelled anew as "B", "ah", "amas".
+        A gold fact by mistake has a wrong tail, which is never learned. The answer begins with a space, as
+        names in facts do, so that copying a name is copying its tokens: without, " Bahamas" has to be spelled
+        anew as "B", "ah", "amas".
         """
-        read = [fact for fact in facts if fact in example.gold]
-        return f" {self.memory.fact(read[0]).tail_label if read else example.answers[0]}"
+        read = [self.memory.fact(fact).tail_label for fact in facts if fact in example.gold]
+        if example.right:
+            read = [tail for tail in read if tail in example.answers]
+        return f" {read[0] if read else example.answers[0]}"
 
 
 def with_gold(found: CandidateFacts, batch: Sequence[Example]) -> CandidateFacts:

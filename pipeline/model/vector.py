@@ -80,17 +80,23 @@ class VectorSystem(System):
             yield
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
-        """Return L = L_LM + α·L_Aux over the right facts of the batch and random ones beside them."""
+        """Return L = L_LM + α·L_Aux over the right facts of the batch and random ones beside them.
+
+        The right facts are there whether or not the batch tells which question they answer: a sample of the
+        memory without them would have no answer to read. Only L_Aux learns from what it tells.
+        """
         ids = self._beside(batch)
         read = set(ids)
-        targets = [self.target(e, e.gold) if e.gold else self.method.refusal for e in batch]
+        targets = [self.target(e, e.gold) if e.answers else self.method.refusal for e in batch]
         tokens = self.reader.tokens([example.text for example in batch], targets)
         asks = tokens.mask.bool() & (tokens.labels == -100)
         facts = self._facts(self._of(torch.tensor(ids, device=self.reader.device)), asks)
         with reading(facts):
             lm_loss = self.reader.loss(tokens)
         self.steps += 1
-        every = [*ids, *(fact for fact in self._random(self.method.scored) if fact not in read)]
+        wrong = sorted({fact for example in batch for fact in example.gold} - read)
+        read |= set(wrong)
+        every = [*ids, *wrong, *(fact for fact in self._random(self.method.scored) if fact not in read)]
         gold = self._gold(batch, every)
         bank = self._of(torch.tensor(every, device=self.reader.device))
         scores, answerable = facts.scores(bank) * self.sharpness, gold.any(dim=-1)
@@ -110,7 +116,7 @@ class VectorSystem(System):
 
     def _beside(self, batch: Sequence[Example]) -> list[int]:
         """Return the facts of a step: the right ones, and as many random ones as the schedule says."""
-        right = {fact for example in batch for fact in example.gold}
+        right = {fact for example in batch for fact in example.right or example.gold}
         rounds = int(self.steps) // self.method.negatives_every + 1
         wanted = min(self.method.negatives * rounds, self.method.negatives_most)
         return sorted(right | set(self._random(wanted)))

@@ -195,6 +195,15 @@ def test_the_auxiliary_loss_is_the_cross_entropy_against_the_gold_facts(kind: st
     assert auxiliary_loss(scores, gold, null).item() == pytest.approx(slow_loss(scores, gold, null), rel=1e-4)
 
 
+def test_a_question_that_is_not_told_of_adds_nothing_to_the_auxiliary_loss() -> None:
+    scores, gold = drawn(3, 4), torch.tensor(GOLD["some without"], dtype=torch.bool)
+    null, told = drawn(3, 1, seed=1), torch.tensor([True, False, True])
+    kept = auxiliary_loss(scores[told], gold[told], null[told])
+    assert auxiliary_loss(scores, gold, null, told).item() == pytest.approx(kept.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="no question of the batch has a gold fact"):
+        auxiliary_loss(scores, gold, null, torch.zeros(3, dtype=torch.bool))
+
+
 def test_padded_candidates_add_nothing_to_the_auxiliary_loss_and_no_nan_to_its_gradient() -> None:
     scores, gold = drawn(3, 4), torch.tensor(GOLD["one each"], dtype=torch.bool)
     padded = torch.cat([scores, torch.full((3, 2), -math.inf)], dim=1).requires_grad_()

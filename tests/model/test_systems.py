@@ -202,6 +202,8 @@ def test_the_target_is_the_tail_that_was_read(make: Opened) -> None:
     example = Example("a", ("first", "second"), (1, 2))
     assert system.target(example, [0, 2, 1]) == f" {system.memory.fact(2).tail_label}"
     assert system.target(example, [0]) == " first"
+    spoiled = Example("a", ("first", "second"), (2,), right=(1,))
+    assert system.target(spoiled, [0, 2, 1]) == " first"
 
 
 def test_the_prompt_of_rag_has_the_best_fact_next_to_the_question(make: Opened) -> None:

@@ -13,6 +13,7 @@ from pipeline.model.closedbook import ClosedBook
 from pipeline.model.dysk import Dysk, DyskDense
 from pipeline.model.fitting import Train
 from pipeline.model.icl import Icl
+from pipeline.model.labels import Labels
 from pipeline.model.linking import Linking
 from pipeline.model.rag import Rag
 from pipeline.model.ragtuned import RagTuned
@@ -203,6 +204,10 @@ def retrieval(**changes: Any) -> Retrieval:
     return Retrieval(**(values | changes))
 
 
+def labels(**changes: Any) -> Labels:
+    return Labels(**({"gold": 1.0, "otherwise": "none", "noise": 0.0} | changes))
+
+
 def training(checkpoints: Path, **changes: Any) -> Train:
     values: dict[str, Any] = {
         "steps": dict.fromkeys(("ours", "rag", "rag_tuned", "dysk", "dysk_dense", "kblam", "atlaskv"), 3),
@@ -217,6 +222,7 @@ def training(checkpoints: Path, **changes: Any) -> Train:
         "multihop": 0.3,
         "checkpoint_every": 2,
         "checkpoints": checkpoints,
+        "labels": labels(),
         "retrieval": retrieval(),
     }
     return Train(**(values | changes))
