@@ -49,7 +49,8 @@ def test_what_the_run_is_committed_with_comes_back(tmp_path: Path) -> None:
     (clone / "conf").mkdir()
     for name in ("dvc.yaml", "conf/config.yaml"):
         (clone / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
-    files = ["dvc.lock", "reports/results.md", "reports/report.html", "reports/metrics.json"]
+    names = ("results.md", "report.html", "report.md", "metrics.json")
+    files = ["dvc.lock", *(f"reports/{name}" for name in names)]
     for name in [*files, "reports/plots/recall.csv"]:
         (clone / name).write_text(name, encoding="utf-8")
     assert set(returned(clone, to)) == {*files, "reports/plots"}
