@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pipeline.config import ROOT
-from pipeline.reporting.ledger import figure_at, problems
+from pipeline.reporting.ledger import figure_at, problems, refresh
 
 ROW = {
     "issue": "end-to-end",
@@ -92,3 +92,25 @@ def test_a_path_says_how_far_it_led():
     assert figure_at({"a": 1, "a.b": {"c": 3}}, "a.b.c") == 3
     with pytest.raises(KeyError, match=r"nothing at a\.1"):
         figure_at({"a": [{"b": 2}]}, "a.1.b")
+
+
+def test_figures_measured_again_are_taken_over(tmp_path):
+    old = {"figure": {"path": "evaluate.ours.unseen.em", "value": 0.7}, "holds": False, "reason": "weak"}
+    assert check(tmp_path, ROW | old)
+    ledger = tmp_path / "acceptance.json"
+    assert refresh(ledger, tmp_path) == []
+    assert json.loads(ledger.read_text(encoding="utf-8")) == [ROW, ROW]
+
+
+def test_a_row_that_no_longer_holds_asks_for_its_reason(tmp_path):
+    check(tmp_path, ROW | {"target": "≥ 99 %"})
+    ledger = tmp_path / "acceptance.json"
+    assert refresh(ledger, tmp_path) == ["row 1: does not hold and gives no reason"]
+    assert [row["holds"] for row in json.loads(ledger.read_text(encoding="utf-8"))] == [True, False]
+
+
+def test_a_ledger_that_cannot_be_mended_is_left_alone(tmp_path):
+    check(tmp_path, ROW | {"source": "reports/absent.json"})
+    left = refresh(tmp_path / "acceptance.json", tmp_path)
+    assert left == ["row 1: source reports/absent.json does not exist"]
+    assert "can't be read" in refresh(tmp_path / "absent.json", tmp_path)[0]

@@ -9,6 +9,7 @@ With the terms t of a question q, n_t of M documents that hold t, f_{t,d} times 
 A document is a slot, for the facts of one slot answer alike: its key "the r of h", or the facts themselves.
 """
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -16,7 +17,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import log
 
-import bm25s
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -65,6 +65,10 @@ class LexicalIndex:
     """
 
     def __init__(self, memory: KnowledgeMemory, documents: str, k1: float, b: float) -> None:
+        # bm25s tries JAX as it is imported, which takes three quarters of a GPU where it finds one.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        import bm25s
+
         self._memory = memory
         self._documents = documents
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")

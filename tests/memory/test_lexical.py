@@ -1,5 +1,7 @@
 """BM25 against its formula, word by word; ties, and changes of the memory."""
 
+import subprocess
+import sys
 from collections import Counter
 from math import log
 
@@ -124,3 +126,8 @@ def test_nothing_to_search_and_nothing_asked(texts: TextEncoder) -> None:
 def test_case_and_accents_make_no_other_word() -> None:
     assert words("São TOMÉ, Straße 7b") == ["sao", "tome", "strasse", "7b"]
     assert [words(text) for text in ("", "?!", " - ")] == [[], [], []]
+
+
+def test_a_gpu_is_left_to_torch():
+    code = "import sys, pipeline.memory.lexical; sys.exit('bm25s' in sys.modules or 'jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
