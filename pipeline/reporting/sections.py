@@ -55,6 +55,8 @@ SECTIONS = (
             Column("refused", "", flat("refused")),
             Column("lowest EM of a seed", "em_seed_min", in_percent),
             Column("highest", "em_seed_max", in_percent),
+            Column("ms a question", "ms", number),
+            Column("tokens a prompt", "prompt_tokens", number),
         ),
         command="python -m pipeline.benchmarks.seeds",
         files=("h100/*/metrics.json",),
