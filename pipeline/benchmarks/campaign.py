@@ -4,8 +4,8 @@
 
 A second call goes on with what is not done: a job is done when it ended well and what it writes is there.
 Each has a folder of its name below the root with its output (`log.txt`) and, once it ended,
-`provenance.json`. What finished, failed or was not started is in `campaign.json`, which is written anew at
-each end of a job, so that nothing is lost when this command is killed. Near the deadline no job is started
+`provenance.json`. What finished, failed or was not started is in `campaign-NAME.json`, which is written anew
+at each end of a job, so that nothing is lost when this command is killed. Near the deadline no job is started
 that would not end, and at the deadline those that run are ended; a training goes on from its checkpoint.
 """
 
@@ -29,7 +29,7 @@ from pipeline.benchmarks.plan import Job, plan
 from pipeline.config import UserError
 from pipeline.evaluation.environment import provenance
 
-TOLD, LOG, ABOUT = "campaign.json", "log.txt", "provenance.json"
+LOG, ABOUT = "log.txt", "provenance.json"
 GRACE = 5.0
 """Seconds from the request to end until a job is killed."""
 PAUSE = 0.1
@@ -61,16 +61,20 @@ class Campaign:
         most: jobs at a time.
         gpus: devices to spread them over; 0 leaves the choice to the environment.
         threads: of each job.
+        name: of the plan.
     """
 
-    def __init__(self, jobs: Sequence[Job], root: Path, most: int, gpus: int, threads: int) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], root: Path, most: int, gpus: int, threads: int, name: str
+    ) -> None:
+        self.file = root / f"campaign-{name}.json"
         self.jobs, self.root, self.most, self.gpus, self.threads = jobs, root, most, gpus, threads
         self.about = provenance("", sorted({job.seed for job in jobs}))
         self.states = {job.name: "done" if _is_done(job, root) else "not started" for job in jobs}
         self.running: list[Running] = []
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Run what can be run within `seconds`; return what campaign.json holds in the end."""
+        """Run what can be run within `seconds`; return what campaign-NAME.json holds in the end."""
         deadline = time.monotonic() + seconds
         try:
             while time.monotonic() < deadline:
@@ -167,7 +171,7 @@ class Campaign:
                 row["last"] = _last(self.root / job.name / LOG)
             listed.append(row)
         told = self.about | {"states": dict(Counter(row["state"].split(",")[0] for row in listed))}
-        _write(self.root / TOLD, told | {"jobs": listed})
+        _write(self.file, told | {"jobs": listed})
         return told | {"jobs": listed}
 
 
@@ -190,19 +194,19 @@ def _write(file: Path, told: dict[str, Any]) -> None:
     fresh.replace(file)
 
 
-def archived(root: Path, jobs: Sequence[Job], states: dict[str, str], archive: Path, weights: bool) -> None:
+def archived(campaign: Campaign, archive: Path, weights: bool) -> None:
     """Pack what the finished jobs left, and the output of the others, into ARCHIVE.0, ARCHIVE.1 and so on.
 
     `cat ARCHIVE.* | tar xz -C ROOT` brings it back.
     """
-    packed = BytesIO()
+    packed, root = BytesIO(), campaign.root
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        tar.add(root / TOLD, TOLD)
-        for job in jobs:
-            done = states[job.name] == "done"
+        tar.add(campaign.file, campaign.file.name)
+        for job in campaign.jobs:
+            done = campaign.states[job.name] == "done"
             for file in sorted((root / job.name).glob("*")):
                 light = file.suffix not in HEAVY and file.is_file() and file.stat().st_size <= LARGE
-                if light and (done or file.name == LOG) or weights and done and file.name == WEIGHTS:
+                if (light and (done or file.name == LOG)) or (weights and done and file.name == WEIGHTS):
                     tar.add(file, file.relative_to(root).as_posix())
     content = packed.getbuffer()
     for number, start in enumerate(range(0, len(content), PART)):
@@ -224,7 +228,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--list", action="store_true", help="say what would run, and run nothing")
     given = parser.parse_args(arguments)
     jobs = wanted(plan(given.plan, given.root), given.only)
-    campaign = Campaign(jobs, given.root, given.jobs, given.gpus, given.threads)
+    campaign = Campaign(jobs, given.root, given.jobs, given.gpus, given.threads, given.plan)
     campaign.about["command"] = "python -m pipeline.benchmarks.campaign " + " ".join(arguments)
     if given.list:
         for job in jobs:
@@ -234,9 +238,9 @@ def main(arguments: Sequence[str]) -> None:
     for row in told["jobs"]:
         if "last" in row:
             sys.stdout.write(f"{row['name']}: {row['state']}\n  " + "\n  ".join(row["last"]) + "\n")
-    sys.stdout.write(f"{told['states']}; see {given.root / TOLD}\n")
+    sys.stdout.write(f"{told['states']}; see {campaign.file}\n")
     if given.archive:
-        archived(given.root, jobs, campaign.states, given.archive, given.weights)
+        archived(campaign, given.archive, given.weights)
 
 
 def wanted(jobs: Sequence[Job], beginnings: Sequence[str]) -> list[Job]:

@@ -29,7 +29,7 @@ from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
 ROWS = ("seed", "step", "edits", "kind", "question", "since", "em", "stale", "same", "seconds")
-"""Columns of streams.parquet beside the entry: those of `followed`."""
+"""Columns of streams.parquet beside the entry and the question's text: those of `followed`."""
 PANELS = ("efficacy", "generality", "retention", "locality")
 
 
@@ -56,7 +56,9 @@ def streams(
         for seed, one in given.items():
             method = answerer(entry, memory, lm, encoder, one.graph, paths, trainer.device, seed)
             rows += [row | {"seed": seed} for row in followed(method, one, streams)]
-        listed += [{name: row.get(name) for name in ROWS} | {"entry": entry} for row in rows]
+        for row in rows:
+            text = given[row["seed"]].asked[row["question"]].text if "question" in row else None
+            listed.append({name: row.get(name) for name in ROWS} | {"entry": entry, "text": text})
         figures[entry] = summed(rows, lengths, streams.bootstrap_samples)
         content = json.dumps(told | {"figures": figures}, indent=1)
         (out / "streams.json").write_text(content + "\n", encoding="utf-8")

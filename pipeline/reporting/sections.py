@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from pipeline.reporting.gather import Figures
+from pipeline.reporting.mainsections import MAIN
 from pipeline.reporting.measured import Column, Section
 from pipeline.reporting.tables import (
     MISSING,
@@ -39,6 +40,7 @@ def _shares(*names: str, best: Callable[..., float] | None = max) -> tuple[Colum
 
 
 SECTIONS = (
+    *MAIN,
     Section(
         "gpu",
         "On a GPU",

@@ -21,7 +21,7 @@ def told(*entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def campaign(entries: dict[str, Any], root: Path, most: int = 2, gpus: int = 0) -> Campaign:
-    return Campaign(jobs(entries, root), root, most, gpus, 1)
+    return Campaign(jobs(entries, root), root, most, gpus, 1, "tests")
 
 
 def states(ended: dict[str, Any]) -> dict[str, str]:
@@ -73,7 +73,7 @@ def test_jobs_wait_for_what_they_need_and_leave_how_they_were_made(
     assert {"command", "commit", "versions", "machine", "seeds", "seconds"} <= about.keys()
     assert (about["commit"], about["seeds"]) == ("0123abc", [1])
     assert about["command"].startswith("python -c ")
-    assert json.loads((tmp_path / "campaign.json").read_text())["states"] == {"done": 6}
+    assert json.loads((tmp_path / "campaign-tests.json").read_text())["states"] == {"done": 6}
 
 
 def test_a_job_that_fails_is_told_with_its_last_lines_and_holds_up_nobody_else(tmp_path: Path) -> None:
@@ -169,13 +169,13 @@ def test_an_archive_holds_results_and_output_in_parts(
     def packed(weights: bool) -> set[str]:
         for part in out.iterdir():
             part.unlink()
-        archived(root, ran.jobs, ran.states, out / "all.tar.gz", weights)
+        archived(ran, out / "all.tar.gz", weights)
         parts = sorted(out.iterdir())
         assert len(parts) > 1
         with tarfile.open(fileobj=BytesIO(b"".join(part.read_bytes() for part in parts))) as tar:
             return set(tar.getnames())
 
-    light = {"campaign.json", "one/log.txt", "one/made.json", "one/provenance.json", "two/log.txt"}
+    light = {"campaign-tests.json", "one/log.txt", "one/made.json", "one/provenance.json", "two/log.txt"}
     assert packed(False) == light
     assert packed(True) == {*light, "one/adapter.safetensors"}
 
