@@ -181,7 +181,7 @@ def _is_done(job: Job, root: Path) -> bool:
 
 def _last(log: Path) -> list[str]:
     """Return the last lines of an output; of a bar of progress, how it ended."""
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = log.read_bytes().decode(errors="replace")
     lines = [line.rstrip().split("\r")[-1] for line in text.split("\n")]
     return [line for line in lines if line.strip() and "HYDRA_FULL_ERROR" not in line][-LAST:]
 

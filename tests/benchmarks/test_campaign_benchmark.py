@@ -77,7 +77,7 @@ def test_jobs_wait_for_what_they_need_and_leave_how_they_were_made(
 
 
 def test_a_job_that_fails_is_told_with_its_last_lines_and_holds_up_nobody_else(tmp_path: Path) -> None:
-    fails = {"name": "bad", "run": "python -c \"print('before'); raise SystemExit('error: no such thing')\""}
+    fails = {"name": "bad", "run": "python -c \"print('half', end=chr(13)); print('whole'); raise SystemExit('error: no such thing')\""}
     silent = {"name": "silent", "run": "python -c pass", "writes": ["made.json"]}
     ask = ASK | {"over": {"method": ["a"]}, "needs": ["bad"]}
     fine = {"name": "fine", "run": "python -c pass"}
@@ -91,7 +91,7 @@ def test_a_job_that_fails_is_told_with_its_last_lines_and_holds_up_nobody_else(t
         "fine": "done",
     }
     rows = {row["name"]: row for row in ended["jobs"]}
-    assert rows["bad"]["last"] == ["before", "error: no such thing"]
+    assert rows["bad"]["last"] == ["whole", "error: no such thing"]
     assert rows["ask/a"]["waits for"] == ["bad"]
 
 
