@@ -16,6 +16,10 @@
 
 What is not needed may be left out. `called: {memit: "memit:batch=50"}` sets {entry}, which is the name of the
 method without it. Jobs are started in the order of their seeds, then of the file.
+
+    jobs:
+      - sweep: alpha                # each of the jobs of conf/sweep/alpha.yaml, and one that compares them
+        run: python -m pipeline.trial {world}
 """
 
 import re
@@ -30,7 +34,8 @@ import yaml
 
 from pipeline.config import CONF, UserError, options
 
-KEYS = {"name", "over", "run", "also", "called", "needs", "files", "writes", "minutes", "slots", "brought"}
+KEYS = {"name", "sweep", "over", "run", "also", "called", "needs", "files", "writes"}
+KEYS |= {"minutes", "slots", "brought"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def jobs(told: Mapping[str, Any], root: Path) -> list[Job]:
     """
     settings = {key: str(text) for key, text in told.get("settings", {}).items()}
     found: dict[str, Job] = {}
-    for entry in told["jobs"]:
+    for entry in (one for listed in told["jobs"] for one in _swept(listed)):
         if odd := sorted(entry.keys() - KEYS):
             raise UserError(f"conf/campaign: unknown key {odd[0]} of {entry.get('name')}; there is {KEYS}")
         over: Mapping[str, list[Any]] = entry.get("over", {})
@@ -99,6 +104,25 @@ def jobs(told: Mapping[str, Any], root: Path) -> list[Job]:
         if absent := [name for name in job.needs if name not in found]:
             raise UserError(f"conf/campaign: {job.name} needs {absent[0]}, which is no job of the plan")
     return sorted(found.values(), key=lambda job: job.seed)
+
+
+def _swept(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return an entry for each job of a sweep and one for its table; of an entry without any, itself."""
+    if "sweep" not in entry:
+        return [entry]
+    sweep, kept = entry["sweep"], {key: entry[key] for key in entry.keys() - {"sweep", "also"}}
+    told = yaml.safe_load((CONF / "sweep" / f"{sweep}.yaml").read_text(encoding="utf-8"))
+    params: Mapping[str, str] = told["hydra"]["sweeper"]["params"]
+    found: list[Mapping[str, Any]] = []
+    for values in product(*(str(text).split(",") for text in params.values())):
+        words = [f"{key}={value}" for key, value in zip(params, values, strict=True)]
+        words += filter(None, (entry.get("also", {}).get("method", {}).get(value) for value in values))
+        run = f"{entry['run']} sweep={sweep} hydra.mode=RUN hydra.run.dir={{out}} {' '.join(words)}"
+        name, writes = f"{sweep}/{'-'.join(values)}", ["trial.json", "answers.parquet"]
+        found.append(kept | {"name": name, "run": run, "writes": writes})
+    table = f"python -m pipeline.reporting.sweeps {{root}}/{sweep} {{out}}"
+    needs = [one["name"] for one in found]
+    return [*found, {"name": f"sweeps/{sweep}", "run": table, "needs": needs, "writes": [f"{sweep}.json"]}]
 
 
 def _job(entry: Mapping[str, Any], values: dict[str, Any], settings: Mapping[str, str], root: Path) -> Job:

@@ -77,7 +77,8 @@ def test_jobs_wait_for_what_they_need_and_leave_how_they_were_made(
 
 
 def test_a_job_that_fails_is_told_with_its_last_lines_and_holds_up_nobody_else(tmp_path: Path) -> None:
-    fails = {"name": "bad", "run": "python -c \"print('half', end=chr(13)); print('whole'); raise SystemExit('error: no such thing')\""}
+    says = "print('half', end=chr(13)); print('whole'); raise SystemExit('error: no such thing')"
+    fails = {"name": "bad", "run": f'python -c "{says}"'}
     silent = {"name": "silent", "run": "python -c pass", "writes": ["made.json"]}
     ask = ASK | {"over": {"method": ["a"]}, "needs": ["bad"]}
     fine = {"name": "fine", "run": "python -c pass"}
@@ -186,7 +187,22 @@ def test_every_plan_of_the_project_holds_together(name: str, tmp_path: Path) -> 
     assert found
     for job in found:
         assert "{" not in job.command.replace("${", ""), job.name
-        assert f"hydra.run.dir={tmp_path / job.name}" in job.words or "pipeline.trial" in job.command
+        assert str(tmp_path / job.name) in job.command, "each job writes to a folder of its own"
+
+
+def test_a_sweep_is_a_job_for_each_value_and_one_that_compares_them(tmp_path: Path) -> None:
+    also = {"method": {"ours": "method.hops=2"}}
+    found = jobs(told({"sweep": "k", "run": "python -m pipeline.trial", "also": also, "slots": 2}), tmp_path)
+    *values, table = found
+    assert len(values) == 10
+    assert values[0].command == (
+        f"python -m pipeline.trial sweep=k hydra.mode=RUN hydra.run.dir={tmp_path}/k/ours-1 "
+        "method=ours memory.k=1 method.hops=2"
+    )
+    assert "hops" not in values[-1].command
+    assert table.needs == tuple(job.name for job in values)
+    assert table.command == f"python -m pipeline.reporting.sweeps {tmp_path}/k {tmp_path}/sweeps/k"
+    assert table.writes == (tmp_path / "sweeps" / "k" / "k.json",)
 
 
 def test_the_command_says_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
