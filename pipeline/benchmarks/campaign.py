@@ -71,6 +71,7 @@ class Campaign:
         self.jobs, self.root, self.most, self.gpus, self.threads = jobs, root, most, gpus, threads
         self.about = provenance("", sorted({job.seed for job in jobs}))
         self.states = {job.name: "done" if _is_done(job, root) else "not started" for job in jobs}
+        self.seconds = {job.name: _seconds(job, root) for job in jobs}
         self.running: list[Running] = []
 
     def run(self, seconds: float) -> dict[str, Any]:
@@ -140,6 +141,7 @@ class Campaign:
                 told |= {"seconds": round(took, 1), "at most beside": one.beside, "needs": one.job.needs}
                 _write(self.root / one.job.name / ABOUT, told)
                 self.states[one.job.name] = "done"
+                self.seconds[one.job.name] = told["seconds"]
             sys.stdout.write(f"{one.job.name}: {self.states[one.job.name]} after {took:.0f} s\n")
             sys.stdout.flush()
             self._told()
@@ -165,6 +167,8 @@ class Campaign:
         listed = []
         for job in self.jobs:
             row: dict[str, Any] = {"name": job.name, "state": self.states[job.name], "command": job.command}
+            if row["state"] == "done":
+                row["seconds"] = self.seconds[job.name]
             if row["state"] == "not started":
                 row["waits for"] = [name for name in job.needs if self.states[name] != "done"]
             if row["state"].startswith(("failed", "ended")):
@@ -177,6 +181,12 @@ class Campaign:
 
 def _is_done(job: Job, root: Path) -> bool:
     return (job.brought or (root / job.name / ABOUT).is_file()) and all(path.exists() for path in job.writes)
+
+
+def _seconds(job: Job, root: Path) -> float | None:
+    """Return what a job took that was done by an earlier call; None where it was brought along."""
+    file = root / job.name / ABOUT
+    return json.loads(file.read_text(encoding="utf-8"))["seconds"] if file.is_file() else None
 
 
 def _last(log: Path) -> list[str]:

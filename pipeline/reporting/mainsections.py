@@ -13,7 +13,7 @@ METHODS = (
 )
 """Ours, what reads text, what reads vectors, what edits weights, and what reads nothing."""
 MADE_BY = "python -m pipeline.benchmarks.campaign world …; python -m pipeline.reporting.maintable …"
-FILES = ("h100/main.json", "main.json")
+FILES = ("h100/main.json", "laptop-full/main.json")
 
 
 def measured(cell: dict[str, Any]) -> Cell:
