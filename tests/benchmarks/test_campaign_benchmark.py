@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.benchmarks.campaign import Campaign, archived, main, wanted
+from pipeline.benchmarks.campaign import archived, main, wanted
+from pipeline.benchmarks.dispatch import Campaign
 from pipeline.benchmarks.plan import jobs, plan
 from pipeline.config import UserError, options
 
