@@ -1,4 +1,5 @@
 # make repro        set up, run every stage that is out of date, print the results
+# make full         the same, then every other method on the same sample (preset laptop-full)
 # make ask Q="…"    ask the trained model one question
 # make experiments  try out the three claims that the project began with, each with a verdict
 # make test         formatting, types, tests, branch coverage
@@ -23,7 +24,7 @@ export MKL_NUM_THREADS ?= $(CORES)
 export TOKENIZERS_PARALLELISM ?= false
 export Q
 
-.PHONY: setup repro ask experiments test soak clean
+.PHONY: setup repro full ask experiments test soak clean
 
 setup: $(VENV)/.installed-$(EXTRA)
 
@@ -44,6 +45,11 @@ repro: setup
 	PATH="$(BIN):$$PATH" $(BIN)/python -m pipeline.repro --jobs $(JOBS)
 	@cat reports/results.md
 	@echo "Report: $(CURDIR)/reports/report.html"
+
+full: repro
+	$(BIN)/python -m pipeline.benchmarks.campaign laptop-full --root multirun/laptop-full --jobs $(JOBS)
+	$(BIN)/python -m pipeline.reporting.maintable multirun/laptop-full --plan laptop-full \
+		--out reports/laptop-full/main.json
 
 ask: setup
 	@$(BIN)/python -m pipeline.ask "$$Q"

@@ -14,9 +14,11 @@ from pipeline.evaluate import evaluate
 from pipeline.evaluation.learned import examples
 from pipeline.evaluation.majority import Majority
 from pipeline.evaluation.methods import build
-from pipeline.evaluation.runs import AFTER, BEFORE, KINDS, Evaluate
+from pipeline.evaluation.runs import KINDS, Evaluate
+from pipeline.evaluation.splits import AFTER, BEFORE
 from pipeline.kg.facts import read_table
 from pipeline.model.adapter import save_adapter
+from pipeline.model.reader import Reader
 from pipeline.model.settings import AtlasKv
 from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
@@ -51,6 +53,10 @@ EVALUATE = Evaluate(
 )
 
 TRAINED = ("ours", "rag", "rag_tuned", "dysk", "dysk_dense", "kblam", "atlaskv")
+VECTORS = ("ours", "dysk", "dysk_dense", "kblam", "atlaskv")
+"""Methods that read facts as vectors or cached states: their prompts hold the question alone."""
+TEXTS = ("rag", "rag_tuned", "icl")
+"""Methods with facts in their prompts."""
 
 Ask = Callable[[Any, Paths], Path]
 
@@ -140,6 +146,20 @@ def test_a_method_is_trained_asked_and_updated(
         assert updated["recall@5"] is not None
     else:
         assert updated["recall@5"] is updated["acc@1"] is None
+    if name == "majority":
+        assert updated["prompt_tokens"] is None, "it has no language model"
+    else:
+        told = [row["text"] for row in rows if row["split"] == "updated" and row["prompts"]]
+        shortest = bare_tokens(lm, told)
+        longer = updated["prompt_tokens"] - shortest
+        assert longer == pytest.approx(0) if name in VECTORS else longer > 0 or name not in TEXTS
+    assert updated["ms"] > 0
+
+
+def bare_tokens(lm: LanguageModel, questions: list[str]) -> float:
+    """Return how long the prompts of `questions` are that hold nothing but the question."""
+    prompts = Reader(lm, "cpu").encode([lm.prompt.format(question=text, facts="") for text in questions])
+    return sum(map(len, prompts)) / len(prompts)
 
 
 def test_a_method_that_was_not_trained_is_an_error(ask: Ask, world: SmallWorld, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ UNTRACKED = {
 }
 """Sections that change no result of the DAG; no stage of dvc.yaml tracks them."""
 
-OF_CHOICES = {"preset", "sweep", "hydra"}
+OF_CHOICES = {"preset", "sweep", "campaign", "hydra"}
 """Folders of conf/ that choose among the others, or set values of several."""
 
 ITEM = {"method"}

@@ -2,7 +2,8 @@
 
 Every entry of conf/streams follows the same stream of changed slots: memories by the changes of their facts,
 editors by those of their weights. To streams.json go efficacy, generality, portability, retention, locality
-and costs after each step, with intervals over questions; to streams.png their course.
+and costs after each step, with intervals over questions; to streams.parquet every answer's worth; to
+streams.png their course.
 """
 
 import json
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pyarrow as pa
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from pipeline.config import Paths, stage
@@ -25,6 +28,8 @@ from pipeline.reporting.figures import STYLE, style_of
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
+ROWS = ("seed", "step", "edits", "kind", "question", "since", "em", "stale", "same", "seconds")
+"""Columns of streams.parquet beside the entry and the question's text: those of `followed`."""
 PANELS = ("efficacy", "generality", "retention", "locality")
 
 
@@ -45,14 +50,19 @@ def streams(
     given = {seed: stream(graph, streams, seed) for seed in streams.seeds}
     lengths = given[streams.seeds[0]].lengths
     figures: dict[str, list[dict[str, Any]]] = {}
+    listed: list[dict[str, Any]] = []
     for entry in streams.entries:
         rows: list[dict[str, Any]] = []
         for seed, one in given.items():
             method = answerer(entry, memory, lm, encoder, one.graph, paths, trainer.device, seed)
             rows += [row | {"seed": seed} for row in followed(method, one, streams)]
+        for row in rows:
+            text = given[row["seed"]].asked[row["question"]].text if "question" in row else None
+            listed.append({name: row.get(name) for name in ROWS} | {"entry": entry, "text": text})
         figures[entry] = summed(rows, lengths, streams.bootstrap_samples)
         content = json.dumps(told | {"figures": figures}, indent=1)
         (out / "streams.json").write_text(content + "\n", encoding="utf-8")
+        pq.write_table(pa.Table.from_pylist(listed), out / "streams.parquet", compression="zstd")
     drawn(figures).savefig(out / "streams.png", dpi=150)
 
 

@@ -18,19 +18,12 @@ from pipeline.config import UserError
 from pipeline.evaluation.environment import machine, versions
 from pipeline.evaluation.methods import Answerer, Answers
 from pipeline.evaluation.metrics import exact_match, normalise, place_of_gold, token_f1
+from pipeline.evaluation.prompttokens import counted, reader_of
+from pipeline.evaluation.splits import AFTER, BEFORE
 from pipeline.evaluation.summary import ANSWERS, Bootstrap, refusal_auroc, summarise
 from pipeline.kg.facts import Graph
 
 logger = logging.getLogger(__name__)
-
-BEFORE = ("valid", "seen", "unseen", "unseen_relation", "two_hop", "unanswerable", "checked", "unchanged")
-"""Splits that are asked on the base snapshot; `checked` is that of `pipeline.evaluation.checked`."""
-
-AFTER = ("updated", "added", "unchanged_after")
-"""Splits that are asked once the last snapshot's changes are applied.
-
-`unchanged_after` asks the questions of `unchanged` again: an update must not harm what it does not touch.
-"""
 
 KINDS = ("template", "human", "multihop", "unanswerable")
 
@@ -181,14 +174,17 @@ def _ask(
     known: frozenset[str],
 ) -> Iterator[dict[str, Any]]:
     asked = sorted(asked, key=lambda question: len(question["text"]))  # alike in length, so little padding
+    reader = reader_of(answerer)
     with tqdm(
         total=len(asked), desc=f"{answerer.name} {split}", unit="question", disable=not asked
     ) as progress:
         for start in range(0, len(asked), evaluate.batch_size):
             batch = asked[start : start + evaluate.batch_size]
             began = perf_counter()
-            answers = answerer.answer([question["text"] for question in batch])
-            seconds = (perf_counter() - began) / len(batch)
+            with counted(reader) as prompts:
+                answers = answerer.answer([question["text"] for question in batch])
+            spent = {"seconds": perf_counter() - began, "prompts": prompts.prompts, "tokens": prompts.tokens}
+            shares = {name: value / len(batch) for name, value in spent.items()}
             if len(answers) != len(batch):
                 raise ValueError(f"{answerer.name} gave {len(answers)} answers to {len(batch)} questions")
             for fact in (fact for facts in answers.facts for fact in facts):
@@ -197,7 +193,7 @@ def _ask(
                         f"{answerer.name} read fact {fact} of a graph of {len(graph.triples)} facts"
                     )
             for place, question in enumerate(batch):
-                yield _row(question, split, answers, place, graph, known) | {"seconds": seconds}
+                yield _row(question, split, answers, place, graph, known) | shares
             progress.update(len(batch))
 
 

@@ -33,6 +33,8 @@ ANSWERS = pa.schema(
         ("refused", pa.bool_()),
         ("refusal", pa.float64()),
         ("seconds", pa.float64()),
+        ("prompts", pa.float64()),
+        ("tokens", pa.float64()),
     ]
 )
 """One row a question of `answers.parquet`.
@@ -40,8 +42,8 @@ ANSWERS = pa.schema(
 `read` holds the facts that were read as text. `read_place` and `candidate_place` are the places, from 1, of
 the first gold fact among the facts read and among the coarse candidates: 0 where it is not among them, null
 where the question has no gold fact or the method has no such list. `answer_seen` says whether a right answer
-is an answer of a training question, null where there is no answer. `seconds` is the time of the batch over
-its size.
+is an answer of a training question, null where there is no answer. `seconds`, `prompts` and `tokens` are the
+batch's over its size: the time, the prompts that the language model generated from, and the tokens in them.
 """
 
 
@@ -61,6 +63,10 @@ def summarise(rows: pd.DataFrame, recall_at: Sequence[int], how: Bootstrap) -> d
     is (`em_answer_seen`) or is not (`em_answer_new`) an answer of a training question, each with its own
     `n`. A figure that has no meaning is None: grounding of a method that reads nothing, recall of one
     without a coarse search, both for questions that no fact answers.
+
+    Costs are plain means. `ms` are those of a question, whether it is answered or refused; `prompt_tokens`
+    those of a prompt that the language model generated from, None where it generated from none. Facts that
+    are read as vectors or cached states are none of them. Neither has an interval: batches are few.
 
     Rows with the same question (several training seeds) are averaged first: they are one draw of a
     question, and counting each as another question would make the interval too narrow.
@@ -98,6 +104,9 @@ def _split(rows: pd.DataFrame, recall_at: Sequence[int], how: Bootstrap) -> dict
     for name, interval in zip(columns, bootstrap(values.to_numpy(), how.samples, how.seed), strict=True):
         figures[name] = interval._asdict()
     figures |= dict.fromkeys(absent)
+    figures["ms"] = 1000 * float(rows["seconds"].mean())
+    prompts = float(rows["prompts"].sum())
+    figures["prompt_tokens"] = float(rows["tokens"].sum()) / prompts if prompts else None
     for name, wanted in (("em_answer_seen", True), ("em_answer_new", False)):
         figures[name] = _part(rows[rows["answer_seen"].eq(wanted).fillna(False).astype(bool)], how)
     return figures

@@ -42,7 +42,10 @@ class RagTuned(Rag):
     head_width: int
     """Inner width of the query's residual head; 0 leaves the query as the frozen encoder has it."""
     ks: list[int]
-    """Numbers of facts in the prompt: drawn while the reader is fitted, then one is chosen on validation."""
+    """Numbers of facts in the prompt: drawn while the reader is fitted, then one is chosen on validation.
+
+    One number alone is taken as it is, whatever was chosen: `method.ks=[5]` asks an adapter with five facts.
+    """
     refuse_answerable: float
     """Share of answerable validation questions, of each kind, that may be refused; 0 never refuses."""
     rerank: bool
@@ -136,8 +139,8 @@ class RagTunedSystem(PromptSystem):
 
     @property
     def shown(self) -> int:
-        """The number that was chosen."""
-        return int(self._k(self.k))
+        """The only number there is, or the one that was chosen."""
+        return self.method.ks[0] if len(self.method.ks) == 1 else int(self._k(self.k))
 
     def drawn(self) -> int:
         """Return one of the numbers that may be chosen."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.evaluation.intervals import Paired, paired
-from pipeline.evaluation.runs import AFTER, BEFORE
+from pipeline.evaluation.splits import AFTER, BEFORE
 from pipeline.evaluation.summary import Bootstrap, per_question
 from pipeline.reporting.gather import Method
 

@@ -24,6 +24,9 @@ SPLITS = {
 }
 """What each split asks, in a few words."""
 
+COSTS = (("ms", "ms a question", 1), ("prompt_tokens", "tokens a prompt", 1))
+"""What an answer costs: the figure of a split, what it is called, and its decimals."""
+
 
 def per_split(methods: Sequence[Method], figure: str) -> Table:
     """Return one figure as splits × methods, in percent with intervals, the best of each row marked."""
@@ -82,6 +85,16 @@ def costs(methods: Sequence[Method], stages: Figures) -> Table:
         )
     header = ["method", "ms per question", "update, s", "training, s", "steps", "trained parameters"]
     return Table(header, rows)
+
+
+def per_answer(methods: Sequence[Method]) -> Table:
+    """Return milliseconds a question and tokens a prompt, as splits × methods."""
+    rows = []
+    for split in split_names(methods):
+        for name, unit, decimals in COSTS:
+            found = [method.splits.get(split, {}).get(name) for method in methods]
+            rows.append([Cell(split), Cell(unit), *(fixed(value, decimals) for value in found)])
+    return Table(["split", "cost", *(method.name for method in methods)], rows)
 
 
 def by_seed(methods: Sequence[Method]) -> Table:
@@ -210,6 +223,8 @@ def _flat_split(method: Method, split: str, only: Sequence[str] = ()) -> Figures
     for name, figure in method.splits[split].items():
         if isinstance(figure, dict) and (not only or name in only):
             figures |= {name: figure["mean"], f"{name}_low": figure["low"], f"{name}_high": figure["high"]}
+        elif figure is not None and not only:
+            figures[name] = figure
     if len(method.runs) > 1 and not only:
         by_seed = method.by_seed(split)
         figures |= {"em_seed_min": min(by_seed), "em_seed_max": max(by_seed)}

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pipeline.evaluation.runs import AFTER
+from pipeline.evaluation.splits import AFTER
 
 INK, LINES = "#1b1f24", "#d4d8dd"
 COLOURS = ("#1f77d0", "#e07b1a", "#2a9d63", "#c2468f", "#8a6fd1", "#b39700", "#1aa5b8", "#8d949c")

@@ -188,9 +188,12 @@ def _cost(methods: Sequence[Method], stages: Figures) -> str:
         f"{name} {value}"
         for name, value in {**metrics.get("machine", {}), **metrics.get("versions", {})}.items()
     )
-    return content.costs(methods, stages).html() + (
-        f'<p class="soft">{escape(described)}</p>' if described else ""
-    )
+    return (
+        content.costs(methods, stages).html()
+        + "<p>What a question costs, refusals included, and how long the prompts were that the language "
+        "model generated from. Facts that are read as vectors or cached states are no part of a prompt.</p>"
+        + content.per_answer(methods).html()
+    ) + (f'<p class="soft">{escape(described)}</p>' if described else "")
 
 
 def _training(plots: dict[str, Figure]) -> str:

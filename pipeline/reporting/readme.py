@@ -1,15 +1,17 @@
 """Fills the marked blocks of README.md and of pages in docs/: `python -m pipeline.reporting.readme`.
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`: `dag` is drawn from dvc.yaml, `results`
-comes from reports/metrics.json, `gpu` from the JSON files below reports/h100/, `grounding` from those in
-reports/h100/grounding/, `variants` from those in reports/variants/, `figures` from those in reports/figures/,
-`ledger` from reports/acceptance.json. The same files give the same text.
+comes from reports/metrics.json, `main` from reports/h100/main.json, `gpu` from the JSON files below
+reports/h100/, `grounding` from those in reports/h100/grounding/, `variants` from those in reports/variants/,
+`figures` from those in reports/figures/, `ledger` from reports/acceptance.json. The same files give the same
+text.
 """
 
 import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ import yaml
 from pipeline.config import ROOT, UserError
 from pipeline.reporting.content import SPLITS
 from pipeline.reporting.gather import Figures, read_json
+from pipeline.reporting.mainsections import METHODS as COLUMNS
 from pipeline.reporting.paper import paper_figures
-from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, percent
+from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, in_percent, number, percent
 
 PAGES = ("README.md", "docs/methods.md", "docs/evaluation.md")
 """Pages with blocks."""
@@ -73,6 +76,24 @@ def results(root: Path) -> str:
     if not file.is_file():
         return "_Not measured yet: `make repro` writes reports/metrics.json._"
     return _exact_match(read_json(file)["evaluate"])
+
+
+def main_table(root: Path) -> str:
+    """Return the means of every method on every task, in percent; a dash where there is none."""
+    file = root / "reports" / "h100" / "main.json"
+    if not file.is_file():
+        return "_Not measured yet._"
+    tasks = read_json(file)["figures"]
+    names = [name for name in COLUMNS if any("mean" in cells.get(name, {}) for cells in tasks.values())]
+    rows = [
+        [Cell(task), number(cells["n"]), *(_mean(cells.get(name, {})) for name in names)]
+        for task, cells in tasks.items()
+    ]
+    return Table(["task", "n", *names], rows).markdown()
+
+
+def _mean(cell: Figures) -> Cell:
+    return replace(in_percent(cell["mean"]), best=cell["best"]) if "mean" in cell else MISSING
 
 
 def gpu(root: Path) -> str:
@@ -169,6 +190,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "dag": dag,
     "results": results,
     "gpu": gpu,
+    "main": main_table,
     "grounding": grounding,
     "variants": variants,
     "figures": figures,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from pipeline.reporting.gather import Figures
+from pipeline.reporting.mainsections import MAIN
 from pipeline.reporting.measured import Column, Section
 from pipeline.reporting.tables import (
     MISSING,
@@ -39,6 +40,7 @@ def _shares(*names: str, best: Callable[..., float] | None = max) -> tuple[Colum
 
 
 SECTIONS = (
+    *MAIN,
     Section(
         "gpu",
         "On a GPU",
@@ -55,6 +57,8 @@ SECTIONS = (
             Column("refused", "", flat("refused")),
             Column("lowest EM of a seed", "em_seed_min", in_percent),
             Column("highest", "em_seed_max", in_percent),
+            Column("ms a question", "ms", number),
+            Column("tokens a prompt", "prompt_tokens", number),
         ),
         command="python -m pipeline.benchmarks.seeds",
         files=("h100/*/metrics.json",),

@@ -1,7 +1,8 @@
 """What the jobs of a sweep found, side by side: a table, a figure and a sentence.
 
 A file of conf/sweep names `Compared` as Hydra's callback, so that `python -m pipeline.trial sweep=k` ends by
-writing k.json and k.png; `python -m pipeline.reporting.sweeps multirun/k` does so again.
+writing k.json and k.png; `python -m pipeline.reporting.sweeps multirun/k` does so again, also for jobs that
+were started one by one (`pipeline.benchmarks.plan`).
 """
 
 import json
@@ -14,11 +15,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+import yaml
 from hydra.experimental.callback import Callback
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from pipeline.config import UserError
+from pipeline.config import CONF, UserError
 from pipeline.evaluation.intervals import paired
 from pipeline.evaluation.summary import per_question
 from pipeline.reporting.figures import STYLE, style_of
@@ -89,7 +91,7 @@ def compared(folder: Path, reports: Path) -> Row:
         UserError: no job of the folder has ended, or its values don't differ.
     """
     jobs = ended(folder)
-    told = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    told = about(folder)
     over, lines = told["over"], sorted(differing(jobs) - {told["over"]})
     if over not in differing(jobs):
         raise UserError(f"{folder}: all jobs have the same {over}; sweep over several values of it")
@@ -118,6 +120,22 @@ def compared(folder: Path, reports: Path) -> Row:
     return table
 
 
+def about(folder: Path) -> dict[str, str]:
+    """Return what the sweep in `folder` asks and the key along its figure, as its file of conf/sweep says.
+
+    Raises:
+        UserError: a callback of the sweep didn't write it down, and there is no file of the folder's name.
+    """
+    written, file = folder / "about.json", CONF / "sweep" / f"{folder.name}.yaml"
+    if written.is_file():
+        held: dict[str, str] = json.loads(written.read_text(encoding="utf-8"))
+        return held
+    if not file.is_file():
+        raise UserError(f"{folder}: has no about.json, and conf/sweep no {folder.name}.yaml")
+    told = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["callbacks"]["compared"]
+    return {key: told[key] for key in ("about", "over")}
+
+
 def ended(folder: Path) -> list[Job]:
     """Return the jobs of a sweep in the order in which they were listed.
 
@@ -128,7 +146,7 @@ def ended(folder: Path) -> list[Job]:
     for file in folder.glob(f"*/{TRIAL}"):
         told = json.loads(file.read_text(encoding="utf-8"))
         jobs.append((file.stat().st_mtime_ns, Job(file.parent, told["overrides"], told)))
-    if not jobs or not (folder / "about.json").is_file():
+    if not jobs:
         raise UserError(f"{folder}: holds no job that ended; run `python -m pipeline.trial sweep=NAME` first")
     return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
 
@@ -221,11 +239,13 @@ def _size(value: str) -> float:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(
-            "error: name the folder of one sweep, as in `python -m pipeline.reporting.sweeps multirun/k`"
+            "error: name the folder of one sweep, as in `python -m pipeline.reporting.sweeps multirun/k`, "
+            f"and where its table goes, if not to {REPORTS}"
         )
     try:
-        sys.stdout.write("\n".join([*compared(Path(sys.argv[1]), REPORTS)["says"], ""]))
+        reports = Path(sys.argv[2]) if len(sys.argv) == 3 else REPORTS
+        sys.stdout.write("\n".join([*compared(Path(sys.argv[1]), reports)["says"], ""]))
     except UserError as error:
         sys.exit(f"error: {error}")

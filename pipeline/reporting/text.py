@@ -31,6 +31,7 @@ def text(
         ("grounding", "Grounding and recall, in percent", content.grounding(methods)),
         ("refusal", "Refusal", content.refusals(methods)),
         ("cost", "Time and size", content.costs(methods, stages)),
+        ("cost", "Milliseconds a question, tokens a prompt", content.per_answer(methods)),
         ("errors", "Wrong answers, by the first reason that holds", kinds(methods)),
     ]
     parts = [f"# {TITLE}", headline(methods)]

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from pipeline.benchmarks.streams import streams
 from pipeline.model.adapter import save_adapter
 from pipeline.reporting.measured import measured
@@ -33,6 +35,9 @@ def test_every_entry_goes_through_the_same_stream(
     assert mine[-1]["edits"] > 1
     assert guessed[-1]["locality"]["mean"] == 1.0, "what was counted stays as it was"
     assert mine[-1]["efficacy"]["n"] == guessed[-1]["efficacy"]["n"] == mine[-1]["edits"] - 1
+    rows = pq.read_table(tmp_path / "streams.parquet").to_pandas()
+    last = rows[(rows["entry"] == entry) & (rows["step"] == 2) & (rows["since"] == 2)]
+    assert last.loc[last["kind"] == "told", "em"].mean() == mine[-1]["efficacy"]["mean"]
     section = next(section for section in SECTIONS if section.name == "streams")
     [shown] = measured([section], tmp_path)
     assert len(shown.table.rows) == len(mine) + len(guessed), "the report shows what was written"

@@ -1,5 +1,6 @@
 import json
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
@@ -9,8 +10,9 @@ from pipeline.config import ConfigError, UserError, section
 from pipeline.evaluation import environment
 from pipeline.evaluation.majority import CommonestAnswer
 from pipeline.evaluation.methods import Answers
-from pipeline.evaluation.runs import AFTER, BEFORE, Evaluate, run
-from pipeline.evaluation.summary import ANSWERS
+from pipeline.evaluation.runs import Evaluate, run
+from pipeline.evaluation.splits import AFTER, BEFORE
+from pipeline.evaluation.summary import ANSWERS, Bootstrap, summarise
 from tests.evaluation.toys import QUESTIONS, LookUp, graph, questions
 
 VALUES = {
@@ -64,7 +66,7 @@ def test_metrics_of_a_split_follow_from_its_rows(tmp_path):
     method = LookUp(graph(), mistakes=[4])
     splits = run(method, method.graph, questions(), evaluate(), 0, tmp_path)["splits"]
     unseen = splits["unseen"]
-    assert {name: unseen[name]["mean"] for name in unseen if name not in ("n",)} == {
+    assert {name: figure["mean"] for name, figure in unseen.items() if isinstance(figure, dict)} == {
         "em": 0.5,
         "f1": 0.5,
         "refused": 0.5,
@@ -88,6 +90,21 @@ def test_a_method_without_facts_has_no_grounding(tmp_path):
     assert [unseen[name] for name in ("acc@1", "acc@5", "recall@1")] == [None, None, None]
     assert metrics["splits"]["unanswerable"]["em"]["mean"] == 0.0
     assert metrics["refusal_auroc"] == 0.5
+
+
+def test_costs_are_taken_over_prompts_and_over_questions():
+    spent = [(0.1, 1.0, 40.0), (0.1, 1.0, 40.0), (0.4, 0.5, 15.0), (0.4, 0.5, 15.0)]
+    frame = pd.DataFrame(
+        {"question": number, "split": "unseen", "em": 1.0, "f1": 1.0, "refused": number == 3}
+        | {"read_place": 1, "candidate_place": 1, "answer_seen": True}
+        | {"seconds": seconds, "prompts": prompts, "tokens": tokens}
+        for number, (seconds, prompts, tokens) in enumerate(spent)
+    )
+    told = summarise(frame, [1], Bootstrap(20, 0))["unseen"]
+    assert told["ms"] == pytest.approx(250)
+    assert told["prompt_tokens"] == pytest.approx(110 / 3), "the question that is refused has no prompt"
+    unread = summarise(frame.assign(prompts=0.0, tokens=0.0), [1], Bootstrap(20, 0))["unseen"]
+    assert unread["prompt_tokens"] is None
 
 
 def test_the_sample_depends_on_the_seed_alone(tmp_path):

@@ -201,6 +201,19 @@ def test_k_is_the_number_of_facts_that_surprises_least(make: Make) -> None:
         assert {len(row) for row in system.reply(QUESTIONS).facts} == {found["k"]}
 
 
+def test_an_adapter_is_asked_with_five_facts_whatever_it_chose(make: Make, tmp_path: Path) -> None:
+    chosen = make(ks=[1, 3])
+    chosen.k.fill_(1)
+    save_adapter(chosen, tmp_path, {"method": chosen.method})
+    fixed = make(ks=[5])
+    load_adapter(fixed, tmp_path)
+    with chosen.attached(), fixed.attached():
+        assert {len(row) for row in chosen.reply(QUESTIONS).facts} == {1}
+        reply = fixed.reply(QUESTIONS)
+    assert {len(row) for row in reply.facts} == {5}
+    assert reply.facts == fixed.ground(QUESTIONS, 5).tolist()
+
+
 @pytest.mark.parametrize("beta", [0.0, 2.0])
 def test_the_next_answer_sees_an_upsert_and_a_delete(beta: float, make: Make) -> None:
     system = make(rag_tuned(ks=[1]))

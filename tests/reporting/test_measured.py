@@ -73,6 +73,12 @@ def test_rows_columns_and_the_best_come_of_the_description(tmp_path: Path) -> No
     assert [row[2].best for row in table.rows] == [False, False, True], "of n = 2 there is one row alone"
 
 
+def test_a_file_that_says_there_is_nothing_is_not_shown(tmp_path: Path) -> None:
+    write(tmp_path, "tiny.json", {})
+    found = only(TINY, tmp_path)
+    assert (found.table.rows, found.sources) == ([], [])
+
+
 def test_files_are_told_apart_and_compared_within_themselves(tmp_path: Path) -> None:
     write(tmp_path, "tiny/first.json", {"a": [{"n": 1, "em": share(0.5)}]})
     write(tmp_path, "h100/tiny.json", {"b": [{"n": 1, "em": share(0.7)}]})

@@ -18,6 +18,7 @@ from pipeline.evaluation.summary import Bootstrap
 from pipeline.report import report
 from pipeline.reporting import gather
 from pipeline.reporting.compare import comparisons, locality, reference, worst
+from pipeline.reporting.content import per_answer
 from pipeline.reporting.errors import kinds
 from pipeline.reporting.limits import SYSTEMS, limits
 from pipeline.reporting.page import SOURCES
@@ -119,6 +120,17 @@ def test_metrics_are_flat_and_equal_to_those_of_the_stages(stages, made):
     assert figures["ingest"]["dropped"]["duplicates"] == 0
     assert figures["train"]["ours"]["parameters"] == 1000
     assert "recall@1" not in figures["evaluate"]["majority"]["unseen"]
+
+
+def test_what_a_question_costs_stands_in_tables_and_metrics(stages, made):
+    own = json.loads((stages / "models/evaluate/ours/metrics.json").read_text(encoding="utf-8"))
+    figures = json.loads((made / "metrics.json").read_text(encoding="utf-8"))
+    assert figures["evaluate"]["ours"]["unseen"]["ms"] == own["splits"]["unseen"]["ms"] > 0
+    table = per_answer(gather.methods(stages / "models/evaluate"))
+    rows = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in table.rows}
+    assert rows["unseen", "ms a question"][0] == "< 0.1", "a toy looks its answers up"
+    assert rows["unseen", "tokens a prompt"] == ["—"] * 3, "no toy has a language model"
+    assert table.markdown() in (made / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_same_inputs_give_the_same_bytes(finished, made):

@@ -55,6 +55,16 @@ def test_a_table_a_figure_and_a_sentence_come_of_a_sweep(tmp_path: Path) -> None
     assert "of 3 values is 50.0 [" in said
 
 
+def test_jobs_that_were_started_one_by_one_are_what_the_file_of_the_sweep_says(tmp_path: Path) -> None:
+    folder = sweep(tmp_path / "k")
+    (folder / "about.json").unlink()
+    table = compared(folder, tmp_path)
+    assert (table["about"], table["over"]) == ("How many facts need to be read?", "memory.k")
+    other = folder.rename(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"has no about\.json, and conf/sweep no nothing\.yaml"):
+        compared(other, tmp_path)
+
+
 def test_every_other_key_makes_a_line(tmp_path: Path) -> None:
     table = compared(sweep(tmp_path / "k", ("ours", "rag")), tmp_path)
     assert table["lines"] == ["method"]
