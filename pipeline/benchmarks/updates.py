@@ -3,10 +3,12 @@
 A made-up graph is built into a durable memory. One process writes facts of known entities at a steady rate;
 others, each busy for half of the time, follow what it writes and search. How long a change takes until the
 next search sees it, how long one takes that is on disk when it returns, how fast many come in at once, and
-what the searches of the others cost beside it and without it, go to updates.json.
+what the searches of the others cost beside it and without it, by the clock and of the processor, go to
+updates.json.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +95,7 @@ def updates(updates: Updates, memory: Memory, encoder: Encoder, out: Path) -> No
     """Build the memory and measure."""
     memory = replace(memory, layout="factored", backend="codes")
     told = provenance(overridden("python -m pipeline.benchmark updates"), [updates.seed])
+    told["machine"]["load before"] = round(os.getloadavg()[0], 2)
     told["settings"] = {k: v for k, v in asdict(updates).items() if k != "folder"} | {
         "memory": asdict(memory)
     }
@@ -138,8 +141,9 @@ def measured(settings: Updates, memory: Memory, encoder: TextEncoder, folder: Pa
             found["changes at a rate"] = _steadily(held, settings, facts)
             found["searches beside changes"] = asked()
         if usual := found["searches without changes"]:
-            rise = found["searches beside changes"]["p99 ms"] / usual["p99 ms"]
-            found["searches, p99 beside changes over p99 without"] = round(rise, 3)
+            for name, of in (("searches", ""), ("processor time of searches", "of the processor, ")):
+                rise = found["searches beside changes"][f"{of}p99 ms"] / usual[f"{of}p99 ms"]
+                found[f"{name}, p99 beside changes over p99 without"] = round(rise, 3)
         found["new entities"] = _named(held, settings, facts)
         found["many at once"] = _bulk(held, settings, facts)
     return found
@@ -184,18 +188,22 @@ def _steadily(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[st
     late, missed = 0, 0
     given = facts.many(int(settings.rate * settings.seconds))
     checked = set(np.linspace(0, len(given) - 1, settings.checked).astype(int).tolist())
+    spent = 0.0
     start = time.perf_counter()
     for place, fact in enumerate(given):
         wait = start + place / settings.rate - time.perf_counter()
         if wait > 0:
             time.sleep(wait)
         late += wait < -1 / settings.rate
+        before = time.process_time()
         took.append(_timed(partial(memory.upsert, [fact])))
+        spent += time.process_time() - before
         if place in checked:
             missed += not _finds(memory, fact)
     seconds = time.perf_counter() - start
     return spread(took) | {
         "a second": round(len(given) / seconds, 1),
+        "of the processor, mean ms": round(1000 * spent / len(given), 3),
         "begun late": late,
         "checked by a search": len(checked),
         "not found by it": missed,
@@ -260,10 +268,13 @@ def _asked(pipes: list[Connection]) -> dict[str, Any]:
     for pipe in pipes:
         pipe.send("end")
     told = [pipe.recv() for pipe in pipes]
-    took = [time for times, _ in told for time in times]
+    took = [time for times, _, _ in told for time in times]
     if not took:
         return {}
-    return spread(took) | {"searches": len(took), "changes followed": sum(more for _, more in told)}
+    spent = spread([time for _, times, _ in told for time in times])
+    processor = {f"of the processor, {name}": value for name, value in spent.items()}
+    followed = sum(more for _, _, more in told)
+    return spread(took) | processor | {"searches": len(took), "changes followed": followed}
 
 
 def _read(
@@ -274,6 +285,7 @@ def _read(
     held = FollowingMemory.open(folder, memory, encoder)
     random = np.random.default_rng([settings.seed, 5, number])
     took: list[float] = []
+    spent: list[float] = []
     followed = 0
 
     def search() -> None:
@@ -287,10 +299,12 @@ def _read(
     pipe.send("ready")
     try:
         while not pipe.poll():
+            before = time.process_time()
             took.append(_timed(search))
+            spent.append(1000 * (time.process_time() - before))
             time.sleep(took[-1] / 1000)
         pipe.recv()
-        pipe.send((took, followed))
+        pipe.send((took, spent, followed))
     except (EOFError, OSError):  # who started it is gone
         return
 

@@ -68,7 +68,8 @@ def _read(file: Path, after: Record | None) -> tuple[list[tuple[Record, Change]]
     try:
         for record in records(file, after):
             try:
-                found.append((record._replace(payload=b""), decoded(record.payload)))
+                change = decoded(record.payload)
+                found.append((Record(record.number, record.start, record.end, b""), change))
             except (ValueError, TypeError, KeyError) as error:
                 return found, DamageError(file, record.start, f"record {record.number}: {error}")
     except DamageError as error:

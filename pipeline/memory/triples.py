@@ -108,7 +108,7 @@ class Triples:
         new = dict.fromkeys(triple for triple, row in zip(facts, rows, strict=True) if row is None)
         if new:
             self._row.update({triple: end + i for i, triple in enumerate(new)})
-            self._rows.append(torch.tensor(list(new)))
+            self._rows.append(torch.from_numpy(np.array(list(new), dtype=np.int64)))
             self._alive.append(torch.zeros(len(new), dtype=torch.bool))
         return [self._row[triple] if row is None else row for triple, row in zip(facts, rows, strict=True)]
 
