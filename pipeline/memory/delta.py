@@ -178,5 +178,5 @@ class Delta:
             if head in of
             for row in of[head]
         ]
-        questions, places, rows = np.array(found, dtype=np.int64).reshape(-1, 3).T
-        return Late(questions, places, rows, self._facts.at(rows)[:, 1] if found else rows)
+        questions, places, facts = np.array(found, dtype=np.int64).reshape(-1, 3).T
+        return Late(questions, places, facts, self._facts.at(facts)[:, 1] if found else facts)

@@ -116,7 +116,7 @@ class Offsets:
         if sizes != (len(self._blocks) * BLOCK, len(self._wide)) or not 0 <= self._rows < len(self._near):
             raise UserError(f"{files.folder}: damaged (the arrays of {name} don't fit together); {REMEDY}")
         # Single numbers are read through views, in under half the time that an array takes.
-        self._views = memoryview(self._blocks), memoryview(self._near), memoryview(self._far)
+        self._views = self._blocks.data, self._near.data, self._far.data
 
     def __len__(self) -> int:
         return self._rows

@@ -184,5 +184,5 @@ def joined(
         order = np.lexsort((rows[0], rows[4], -rows[1]))[: len(tables[0][question])]
         for table, row in zip(tables, rows, strict=True):
             table[question] = row[order]
-    *parts, places = (torch.from_numpy(table).to(facts.device) for table in tables)
-    return Found(Candidates(*parts, via), places, found.left_out)
+    facts, scores, entity, relation, places = (torch.from_numpy(table).to(near.device) for table in tables)
+    return Found(Candidates(facts, scores, entity, relation, via), places, found.left_out)
