@@ -170,8 +170,11 @@ class Merging:
     def stop(self) -> None:
         """End it; what it has written is given up, unless it is being taken over."""
         self._stopped = True
-        self._process.kill()
+        self._kill()
         self._thread.join()
+
+    def _kill(self) -> None:
+        self._process.kill()
 
 
 def end_with(writer: int) -> None:

@@ -31,7 +31,7 @@ def test_changes_are_found_and_followed_and_nothing_is_left(tmp_path: Path, enco
     steadily = figures["changes at a rate"]
     assert (steadily["checked by a search"], steadily["not found by it"]) == (9, 0)
     assert 0 < steadily["a second"] < 250
-    assert 0 < steadily["of the processor, mean ms"]
+    assert steadily["of the processor, mean ms"] > 0
     assert told["machine"]["cores"] >= 1
     assert figures["searches without changes"]["changes followed"] == 0
     beside = figures["searches beside changes"]
