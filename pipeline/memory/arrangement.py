@@ -104,6 +104,11 @@ class Arrangement:
     def _few(self, changes: int) -> bool:
         return changes <= max(CHANGES, len(self._facts) // 16)
 
+    @property
+    def used(self) -> bool:
+        """Whether the facts were laid out, as they are once something is looked for."""
+        return self._laid_out is not None
+
     def drop(self) -> None:
         """Lay the facts out anew when they are next searched."""
         self._laid_out = None

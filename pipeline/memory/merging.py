@@ -33,7 +33,7 @@ BASE = "base"
 """The snapshot, in the folder of a merge."""
 PACKAGES = Path(__file__).resolve().parents[2]
 """Where the process finds this package."""
-NICE = 10
+NICE = 5
 """How far it stands back."""
 WATCH = 0.05
 """Seconds between its looks at whether its writer is there."""

@@ -242,7 +242,8 @@ class KnowledgeMemory(HeldFacts):
             entities = Shelved(self.encoder, base.entity_keys, base.entity_texts, base.entity_codes)
         rebased = self._facts.rebased(base, cut)
         standing = self.arrangement.on_disk(base, entities, rebased.numbering)
-        standing.prepare()
+        if self.arrangement.used:
+            standing.prepare()
 
         def rebase() -> None:
             facts = rebased.table()

@@ -37,6 +37,11 @@ def test_changes_are_found_and_followed_and_nothing_is_left(tmp_path: Path, enco
     beside = figures["searches beside changes"]
     assert 0 < beside["changes followed"] <= 80
     assert 0 < beside["of the processor, p50 ms"] <= beside["of the processor, p99 ms"]
+    meanwhile = figures["changes at a rate beside a merge"]
+    assert meanwhile["seconds"] > 0
+    assert meanwhile["checked by a search"] > 0
+    assert meanwhile["not found by it"] == 0
+    assert figures["searches beside changes and a merge"]["changes followed"] > 0
     assert figures["new entities"]["p50 ms"] > 0
     assert figures["many at once"]["facts"] == 130
     assert list((tmp_path / "scratch").iterdir()) == []
