@@ -166,6 +166,7 @@ def memory_settings(**changes: Any) -> Memory:
         "rescored": 8,
         "share": 1.0,
         "beam": 3,
+        "merge_after": 0,
         "sources": [],
     }
     return Memory(**(values | changes))

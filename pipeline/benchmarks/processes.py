@@ -1,6 +1,7 @@
 """What a measurement in a process of its own needs: a fresh one, cold files, and what is resident."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -53,6 +54,13 @@ def mapped(folder: Path) -> float:
         elif inside and first == "Rss:":
             total += int(rest[0])
     return total / 1024
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Return the milliseconds that `run` takes."""
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1000
 
 
 def spread(took: Sequence[float]) -> dict[str, float]:

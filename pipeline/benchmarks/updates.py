@@ -2,19 +2,17 @@
 
 A made-up graph is built into a durable memory. One process writes facts of known entities at a steady rate;
 others, each busy for half of the time, follow what it writes and search. How long a change takes until the
-next search sees it, how long one takes that is on disk when it returns, how fast many come in at once, and
-what the searches of the others cost beside it and without it, go to updates.json.
+next search sees it, how long one takes that is on disk when it returns, how fast many come in at once, what
+it takes while a merge goes on, and what the searches of the others cost beside all that and without it, by
+the clock and of the processor, go to updates.json.
 """
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from pipeline.benchmarks.made_up import MadeUp
-from pipeline.benchmarks.processes import spread
+from pipeline.benchmarks.processes import spread, timed
+from pipeline.benchmarks.readers import Readers, reading
 from pipeline.config import UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.memory import generations
@@ -32,7 +31,7 @@ from pipeline.memory.build import build
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact, Query
-from pipeline.memory.following import FollowingMemory
+from pipeline.memory.merging import Merging
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.weights import Encoder
@@ -91,8 +90,9 @@ class Updates:
 @stage
 def updates(updates: Updates, memory: Memory, encoder: Encoder, out: Path) -> None:
     """Build the memory and measure."""
-    memory = replace(memory, layout="factored", backend="codes")
+    memory = replace(memory, layout="factored", backend="codes", merge_after=0)
     told = provenance(overridden("python -m pipeline.benchmark updates"), [updates.seed])
+    told["machine"]["load before"] = round(os.getloadavg()[0], 2)
     told["settings"] = {k: v for k, v in asdict(updates).items() if k != "folder"} | {
         "memory": asdict(memory)
     }
@@ -123,23 +123,29 @@ def measured(settings: Updates, memory: Memory, encoder: TextEncoder, folder: Pa
         write = partial(build, entities=names[0], relations=names[1], facts=graph.blocks(), more=vectors)
         told = partial(_told, bar)
         generations.begin(folder, 1, 1, encoder.name, lambda base: write(base, told=told) and None)
-    opened = _timed(lambda: KnowledgeMemory.open(folder, memory, encoder))
+    opened = timed(lambda: KnowledgeMemory.open(folder, memory, encoder))
     facts = Drawn(settings, size)
+    readers = Readers(settings.readers, settings.dimensions, settings.seed)
     found: dict[str, Any] = {"entities": size, "open ms": round(opened, 2)}
     for policy in ("none", "group", "always"):
         with DurableMemory.begun(folder, memory, encoder, policy) as held:
-            took = [_timed(lambda: held.upsert([facts.one()])) for _ in range(settings.synced)]
+            took = [timed(lambda: held.upsert([facts.one()])) for _ in range(settings.synced)]
             found[f"one change, sync={policy}"] = spread(took)
     with DurableMemory.begun(folder, memory, encoder, "none") as held:
-        with reading(settings, memory, encoder, folder) as asked:
+        with reading(readers, memory, encoder, folder) as asked:
             time.sleep(settings.seconds)
             found["searches without changes"] = asked()
-        with reading(settings, memory, encoder, folder) as asked:
+        with reading(readers, memory, encoder, folder) as asked:
             found["changes at a rate"] = _steadily(held, settings, facts)
             found["searches beside changes"] = asked()
+        with reading(readers, memory, encoder, folder) as asked:
+            held.begin_merge()
+            found["changes at a rate beside a merge"] = _steadily(held, settings, facts, held.merging)
+            found["searches beside changes and a merge"] = asked()
         if usual := found["searches without changes"]:
-            rise = found["searches beside changes"]["p99 ms"] / usual["p99 ms"]
-            found["searches, p99 beside changes over p99 without"] = round(rise, 3)
+            for name, of in (("searches", ""), ("processor time of searches", "of the processor, ")):
+                rise = found["searches beside changes"][f"{of}p99 ms"] / usual[f"{of}p99 ms"]
+                found[f"{name}, p99 beside changes over p99 without"] = round(rise, 3)
         found["new entities"] = _named(held, settings, facts)
         found["many at once"] = _bulk(held, settings, facts)
     return found
@@ -171,33 +177,40 @@ class Drawn:
         return [Fact(f"Q{h}", f"P{r}", f"Q{t}") for h, r, t in drawn]
 
 
-def _timed(run: Callable[[], Any]) -> float:
-    """Return the milliseconds that `run` takes."""
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1000
+def _steadily(
+    memory: DurableMemory, settings: Updates, facts: Drawn, merge: Merging | None = None
+) -> dict[str, Any]:
+    """Write at the rate and return how long each change took, and how many were not found at once.
 
-
-def _steadily(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[str, Any]:
-    """Write at the rate and return how long each change took, and how many were not found at once."""
+    It goes on for the time that is set, or until `merge` has ended.
+    """
     took: list[float] = []
-    late, missed = 0, 0
-    given = facts.many(int(settings.rate * settings.seconds))
-    checked = set(np.linspace(0, len(given) - 1, settings.checked).astype(int).tolist())
+    late, missed, checked, spent = 0, 0, 0, 0.0
+    count = int(settings.rate * settings.seconds)
+    every = max(1, count // settings.checked)
+    given = facts.many(count)
     start = time.perf_counter()
-    for place, fact in enumerate(given):
-        wait = start + place / settings.rate - time.perf_counter()
+    while merge.going if merge is not None else len(took) < count:
+        fact = given[len(took)] if merge is None else facts.one()
+        wait = start + len(took) / settings.rate - time.perf_counter()
         if wait > 0:
             time.sleep(wait)
         late += wait < -1 / settings.rate
-        took.append(_timed(partial(memory.upsert, [fact])))
-        if place in checked:
+        before = time.process_time()
+        took.append(timed(partial(memory.upsert, [fact])))
+        spent += time.process_time() - before
+        if len(took) % every == 0 and checked < settings.checked:
+            checked += 1
             missed += not _finds(memory, fact)
     seconds = time.perf_counter() - start
+    if merge is not None:
+        merge.wait()
     return spread(took) | {
-        "a second": round(len(given) / seconds, 1),
+        "seconds": round(seconds, 1),
+        "a second": round(len(took) / seconds, 1),
+        "of the processor, mean ms": round(1000 * spent / len(took), 3),
         "begun late": late,
-        "checked by a search": len(checked),
+        "checked by a search": checked,
         "not found by it": missed,
     }
 
@@ -217,7 +230,7 @@ def _named(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[str, 
     known = facts.many(settings.new + 1)
     given = [replace(f, head=f"new/{i}", head_label=f"new place {i}") for i, f in enumerate(known)]
     memory.upsert(given[:1])  # loads the encoder
-    return spread([_timed(partial(memory.upsert, [fact])) for fact in given[1:]])
+    return spread([timed(partial(memory.upsert, [fact])) for fact in given[1:]])
 
 
 def _bulk(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[str, Any]:
@@ -225,74 +238,9 @@ def _bulk(memory: DurableMemory, settings: Updates, facts: Drawn) -> dict[str, A
     seconds, written = 0.0, 0
     for start in tqdm(range(0, settings.bulk, settings.batch), desc="many at once", unit="batch"):
         given = facts.many(min(settings.batch, settings.bulk - start))
-        seconds += _timed(partial(memory.upsert, given)) / 1000
+        seconds += timed(partial(memory.upsert, given)) / 1000
         written += len(given)
     return {"facts": written, "seconds": round(seconds, 2), "facts a second": round(written / seconds)}
-
-
-@contextmanager
-def reading(
-    settings: Updates, memory: Memory, encoder: TextEncoder, folder: Path
-) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Let processes search the memory in `folder` meanwhile; what is yielded ends it and tells the times."""
-    context = get_context("spawn")
-    pipes, processes = [], []
-    for number in range(settings.readers):
-        mine, theirs = context.Pipe()
-        process = context.Process(target=_read, args=(theirs, settings, memory, encoder, folder, number))
-        process.start()
-        pipes.append(mine)
-        processes.append(process)
-    try:
-        for pipe in pipes:
-            pipe.recv()  # it is ready
-        yield partial(_asked, pipes)
-    finally:
-        for pipe in pipes:
-            pipe.close()
-        for process in processes:
-            process.join(timeout=60)
-            process.kill()
-
-
-def _asked(pipes: list[Connection]) -> dict[str, Any]:
-    """Tell the processes to end and return the times of all."""
-    for pipe in pipes:
-        pipe.send("end")
-    told = [pipe.recv() for pipe in pipes]
-    took = [time for times, _ in told for time in times]
-    if not took:
-        return {}
-    return spread(took) | {"searches": len(took), "changes followed": sum(more for _, more in told)}
-
-
-def _read(
-    pipe: Connection, settings: Updates, memory: Memory, encoder: TextEncoder, folder: Path, number: int
-) -> None:
-    """Search for half of the time until told to end; then tell how long each search took."""
-    torch.set_num_threads(1)
-    held = FollowingMemory.open(folder, memory, encoder)
-    random = np.random.default_rng([settings.seed, 5, number])
-    took: list[float] = []
-    followed = 0
-
-    def search() -> None:
-        nonlocal followed
-        followed += held.follow()
-        drawn = random.standard_normal((2, 1, settings.dimensions), dtype=np.float32)
-        held.search(Query(*torch.from_numpy(drawn)))
-
-    search()
-    followed = 0
-    pipe.send("ready")
-    try:
-        while not pipe.poll():
-            took.append(_timed(search))
-            time.sleep(took[-1] / 1000)
-        pipe.recv()
-        pipe.send((took, followed))
-    except (EOFError, OSError):  # who started it is gone
-        return
 
 
 if __name__ == "__main__":

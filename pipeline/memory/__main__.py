@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,8 @@ def run(words: Sequence[str], settings: Memory, encoder: Encoder) -> str:
             asked = memory.as_of(given.as_of) if given.as_of else memory
             result = {"facts": _search(asked, texts, cleaned(given.text), given.count)}
     else:
+        if given.command != "import":  # too short for a merge beside it, which its end would give up
+            settings = replace(settings, merge_after=0)
         start = KnowledgeMemory.open(given.start, settings, texts) if given.start else None
         with DurableMemory.begun(given.folder, settings, texts, given.sync, start) as memory:
             result = _changed(memory, given) | {"facts_held": len(memory)}

@@ -12,6 +12,7 @@ from pipeline.memory.ann import Searcher, searcher
 from pipeline.memory.base import Base
 from pipeline.memory.delta import Delta
 from pipeline.memory.names import Names
+from pipeline.memory.numbering import Numbering
 from pipeline.memory.offsets import Rows
 from pipeline.memory.planning import slot_key
 from pipeline.memory.scoring import Scoring, Slots
@@ -83,8 +84,30 @@ class Arrangement:
             other._laid_out[1].turn(sorted(without), sorted(more))
         return other
 
+    def on_disk(self, base: Base, entities: Names, numbering: Numbering) -> OnDisk:
+        """Return what searches the facts of a base as these are searched."""
+        return OnDisk(base, entities, self._settings, self._device, numbering)
+
+    def moved(self, facts: Triples, names: Mapping[str, Names], standing: OnDisk) -> "Arrangement":
+        """Return the arrangement of the same facts over another base.
+
+        Args:
+            facts: over that base.
+            names: of it.
+            standing: searches it.
+        """
+        other = Arrangement(facts, names, self._settings, self._device, self._lock)
+        other._laid_out = standing, Delta(facts, standing)
+        other._laid_out[1].turn(*facts.since_base())
+        return other
+
     def _few(self, changes: int) -> bool:
         return changes <= max(CHANGES, len(self._facts) // 16)
+
+    @property
+    def used(self) -> bool:
+        """Whether the facts were laid out, as they are once something is looked for."""
+        return self._laid_out is not None
 
     def drop(self) -> None:
         """Lay the facts out anew when they are next searched."""
@@ -94,7 +117,7 @@ class Arrangement:
         if self._laid_out is None:
             standing: Standing
             if self._facts.base is not None:
-                standing = OnDisk(self._facts.base, self._names["entities"], self._settings, self._device)
+                standing = self.on_disk(self._facts.base, self._names["entities"], self._facts.numbering)
             else:
                 adjacency = self._arrays()
                 vectors = self._names["entities"].vectors

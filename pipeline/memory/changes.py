@@ -25,6 +25,9 @@ NONE = torch.empty(0, 0, dtype=torch.float16)
 PARTS = {"written", "removed", "new", "dimension"}
 DATED = {"on", "dated"}
 """What a change holds besides where something is dated; journals of before have none of it."""
+ENCODED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+DECODED = json.JSONDecoder().decode
+TEXT = {str}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def encoded(change: Change) -> bytes:
     Raises:
         UserError: a name can't be written as UTF-8.
     """
-    named = {kind: list(zip(new.keys, new.texts, strict=True)) for kind, new in change.new.items()}
+    named = {k: list(zip(new.keys, new.texts, strict=True)) for k, new in change.new.items() if new.keys}
     vectors = [new.vectors.half().cpu().numpy().astype(VECTOR) for new in change.new.values() if new.keys]
     values = {
         "written": change.written,
@@ -58,7 +61,7 @@ def encoded(change: Change) -> bytes:
     if change.on:
         values |= {"on": change.on, "dated": list(change.dated.items())}
     try:
-        line = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+        line = ENCODED(values).encode()
     except UnicodeEncodeError as error:
         broken = error.object[max(0, error.start - 20) : error.end]
         raise UserError(f"a name holds half a character ({broken!a}); remove it") from error
@@ -72,10 +75,10 @@ def decoded(payload: bytes) -> Change:
         ValueError: the bytes are no change.
     """
     line, _, rest = payload.partition(b"\n")
-    values: dict[str, Any] = json.loads(line)
-    if not isinstance(values, dict) or values.keys() not in (PARTS, PARTS | DATED):
+    values: dict[str, Any] = DECODED(line.decode())
+    if not isinstance(values, dict) or (values.keys() != PARTS and values.keys() != PARTS | DATED):
         raise ValueError("no change")
-    written, removed = (_strings(values[name], 3) for name in ("written", "removed"))
+    written, removed = _strings(values["written"], 3), _strings(values["removed"], 3)
     dimension = values["dimension"]
     named = {kind: _strings(pairs, 2) for kind, pairs in dict(values["new"]).items()}
     count = sum(map(len, named.values()))
@@ -117,7 +120,7 @@ def _strings(rows: Any, width: int) -> list[list[str]]:
     if not isinstance(rows, list):
         raise ValueError(f"expected a list, got a {type(rows).__name__}")
     for row in rows:
-        if not (isinstance(row, list) and len(row) == width and all(isinstance(part, str) for part in row)):
+        if not (isinstance(row, list) and len(row) == width and set(map(type, row)) == TEXT):
             raise ValueError(f"expected {width} texts, got {row!r}")
     return rows
 

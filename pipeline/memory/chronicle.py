@@ -114,6 +114,10 @@ class Chronicle:
         other._slots = {}
         return other
 
+    def rebase(self, facts: Triples) -> None:
+        """Be of the same facts, with the same rows, in another table."""
+        self._facts = facts
+
     def packed(self) -> bytes:
         """Return it as the bytes of a Parquet file, one row a period."""
         rows = sorted(self._periods)

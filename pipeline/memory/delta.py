@@ -6,14 +6,12 @@ ever added, so that it sees every change whole or not at all, and no lock holds 
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from pipeline.memory.facts import Candidates, Found
 from pipeline.memory.offsets import Rows
 from pipeline.memory.triples import MANY, Triples
 
@@ -28,6 +26,16 @@ class Counts(Protocol):
     def count(self, head: int) -> int:
         """Return how many facts `head` has."""
         ...
+
+
+class Late(NamedTuple):
+    """Facts that were not laid out, one a question that looks at its head."""
+
+    questions: Rows
+    places: Rows
+    """Which of the question's heads they are of."""
+    facts: Rows
+    relations: Rows
 
 
 class Delta:
@@ -151,40 +159,24 @@ class Delta:
 
     def known(self, heads: Int[Tensor, "B n"]) -> list[int]:
         """Return which of `heads` a change concerned."""
-        return [head for head in torch.unique(heads).tolist() if head in self._of] if self._of else []
+        of = self._of
+        return [head for head in dict.fromkeys(heads.reshape(-1).tolist()) if head in of] if of else []
 
-    def search(
-        self,
-        heads: Int[Tensor, "B n"],
-        near: Float[Tensor, "B n"],
-        relation_log_probabilities: Float[Tensor, "B R"],
-        weight: float,
-        n: int,
-        at: int,
-    ) -> Found:
-        """Return the n best of the facts of `heads` that were not laid out and held after change `at`.
+    def late(self, heads: Int[Tensor, "B n"], changed: Iterable[int], at: int) -> Late:
+        """Return the facts of `heads` that were not laid out and held after change `at`.
 
-        As `pipeline.memory.slots.search`.
+        Args:
+            heads: of each question, each once.
+            changed: those of them that a change concerned.
+            at: number of a change.
         """
-        of = {head: rows for head in self.known(heads) if (rows := self.of(head, at)[1])}
-        asked = heads.cpu().numpy()
-        question, place = np.nonzero(np.isin(asked, list(of)) & (near > -torch.inf).cpu().numpy())
-        parts = [of[head] for head in asked[question, place].tolist()]
-        lengths = np.array([len(rows) for rows in parts], dtype=np.int64)
-        found = np.array([row for rows in parts for row in rows], dtype=np.int64)
-        question, place = question.repeat(lengths), place.repeat(lengths)
-        column = np.arange(len(found)) - np.searchsorted(question, question)  # places follow each other
-        table = np.full((2, len(asked), int(column.max(initial=-1)) + 1), -1)
-        table[0, question, column] = found
-        table[1, question, column] = place
-        facts, places = torch.from_numpy(table).to(heads.device)
-        relations = torch.from_numpy(self._facts.at(table[0].reshape(-1).clip(min=0))[:, 1])
-        entity = near.gather(1, places.clamp(min=0))
-        relation = relation_log_probabilities.gather(1, relations.to(heads.device).reshape(facts.shape))
-        scores = (entity + weight * relation).masked_fill(facts < 0, -torch.inf)
-        best = Candidates.best(n, facts, scores, entity, relation, places)
-        return Found(
-            best._replace(via=torch.full_like(best.via, -1)),
-            best.via.clamp(min=0),
-            torch.zeros(len(heads), dtype=torch.long, device=heads.device),
-        )
+        of = {head: rows for head in changed if (rows := self.of(head, at)[1])}
+        found = [
+            (question, place, row)
+            for question, asked in enumerate(heads.tolist() if of else ())
+            for place, head in enumerate(asked)
+            if head in of
+            for row in of[head]
+        ]
+        questions, places, facts = np.array(found, dtype=np.int64).reshape(-1, 3).T
+        return Late(questions, places, facts, self._facts.at(facts)[:, 1] if found else facts)

@@ -1,6 +1,10 @@
 """A knowledge memory whose changes are in its folder, whole, before they are acknowledged."""
 
-from collections.abc import Iterable, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,14 +14,22 @@ from jaxtyping import Int
 
 from pipeline.config import UserError
 from pipeline.memory import generations
+from pipeline.memory.base import Base
 from pipeline.memory.changes import Change, encoded
 from pipeline.memory.disk import remove
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
 from pipeline.memory.journal import Journal
 from pipeline.memory.lock import FolderLock
+from pipeline.memory.merging import BASE, Merging, Task
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
+from pipeline.memory.triples import Cut
+
+SHARE = 16
+"""A merge of `memory.merge_after` changes waits until they are a sixteenth of all facts."""
+
+logger = logging.getLogger(__name__)
 
 
 class DurableMemory(KnowledgeMemory):
@@ -27,6 +39,9 @@ class DurableMemory(KnowledgeMemory):
     folder and memory as they were. Changes of several threads follow each other; searches don't wait for the
     disk and see each change whole or not at all. With the policy `group` a search may see a change shortly
     before it is acknowledged. `close` it, or use it as a context manager.
+
+    What changed is merged into a new snapshot beside all that, by `begin_merge` or, as `memory.merge_after`
+    says, by itself. Ids stay as they are.
     """
 
     folder: Path
@@ -34,6 +49,11 @@ class DurableMemory(KnowledgeMemory):
     _lock: FolderLock
     _generation: generations.Generation
     _sync: str
+    _changed: int
+    """Facts that were changed since the last merge began."""
+    _merging: Merging | None = None
+    _held_off = False
+    """Whether none may begin."""
 
     @classmethod
     def begun(
@@ -123,46 +143,149 @@ class DurableMemory(KnowledgeMemory):
         """Let facts of known names hold, given by the rows of these; return their ids."""
         return self.upsert([Fact(*self._keys_of(row)) for row in rows.tolist()]).facts
 
+    def _take(self, held: generations.Contents) -> None:
+        super()._take(held)
+        self._changed = len(held.since.written) + len(held.since.removed)
+
     def _commit(self, change: Change) -> tuple[list[int], list[int]]:
         payload, number = encoded(change), self._journal.next
         try:
             self._journal.write(payload)
-            return super()._commit(change)
+            rows = super()._commit(change)
         except BaseException:
             if self._journal.next != number:
                 self._journal.refuse("a change was interrupted")
             raise
+        self._changed += len(change.written) + len(change.removed)
+        after = self.settings.merge_after
+        if after and self._changed >= max(after, len(self) // SHARE) and self.settings.layout == "factored":
+            try:
+                self.begin_merge()
+            except UserError as error:  # the change was carried out, which its receipt shall tell
+                logger.error("%s", error)
+        return rows
 
     @property
     def journal(self) -> Journal:
         """Where changes go since the last merge."""
         return self._journal
 
+    @property
+    def merging(self) -> Merging | None:
+        """The merge that goes on, or the last one; None where there was none."""
+        return self._merging
+
+    def begin_merge(self) -> None:
+        """Let what has changed so far be folded into a new snapshot while changes and searches go on.
+
+        A merge that goes on already is left alone; `merging.wait()` waits for it. The slot layout, whose
+        vectors lie in RAM, is merged before this returns.
+
+        Raises:
+            UserError: it can't be begun; the folder is as it was.
+        """
+        if self.settings.layout != "factored":
+            return self.merge()
+        with self._writing:
+            if self._held_off or (self._merging is not None and self._merging.going):
+                return None
+            self._journal.settle()
+            self._changed = 0
+            cut, until, work = self._facts.cut(), self._journal.size, self._generation.work(self.folder)
+            planned = self._generation.later(self._journal.next)
+            places, told = (str(self.folder.resolve()), str(work.resolve())), asdict(self.settings)
+            task = Task(places[0], until, places[1], self.encoder.name, told, os.getpid())
+
+            def adopt(files: Mapping[str, str]) -> None:
+                self._adopt(replace(planned, files=dict(files)), work / BASE, until, cut)
+
+            try:
+                self._merging = self._begun_merge(task, adopt)
+            except OSError as error:
+                raise UserError(f"{self.folder}: a merge can't be begun ({error})") from error
+
+    def _begun_merge(self, task: Task, adopt: Callable[[Mapping[str, str]], None]) -> Merging:
+        return Merging(task, adopt)
+
+    def _adopt(self, generation: generations.Generation, written: Path, until: int, cut: Cut) -> None:
+        """Go over to a snapshot that was written beside this memory.
+
+        Args:
+            generation: what it is to be.
+            written: the snapshot.
+            until: byte of the journal at which the changes begin that are not in it.
+            cut: which facts it holds.
+
+        Raises:
+            UserError: there is no room, the disk fails, or another merge came first.
+        """
+        rebase = self.rebasing(Base.open(written), cut)
+        with self._writing:
+            former = self._generation
+            if former.number != generation.number - 1:
+                raise UserError("another merge came first")
+            self._journal.settle()
+            with generations.counting(self.folder, generation), self._unbroken(former):
+                written.rename(generation.base(self.folder))
+                with self._journal.file.open("rb") as stream:
+                    stream.seek(until)
+                    since = stream.read(self._journal.size - until)
+                generations.follow(self.folder, generation, since)
+                self._go_over(generation, rebase)
+
     def merge(self) -> None:
         """Fold the journal into a new snapshot; changes wait for it, searches go on.
+
+        A merge that goes on beside is given up for it.
 
         Raises:
             UserError: there is no room; the folder is as it was.
         """
-        with self._writing:
-            self._journal.settle()
-            former = self._generation
-            try:
-                self._generation = generations.begin(
-                    self.folder, former.number + 1, self._journal.next, self.encoder.name, self.lay_down
+        self._stop_merging()
+        try:
+            with self._writing, self._unbroken(self._generation):
+                self._journal.settle()
+                number, cut = self._generation.number + 1, self._facts.cut()
+                generation = generations.begin(
+                    self.folder, number, self._journal.next, self.encoder.name, self.lay_down
                 )
-                fresh = Journal(self._generation.journal(self.folder), self._sync)
-            except BaseException:
-                if generations.current(self.folder) != former:
-                    self._journal.refuse("a merge was interrupted")
-                raise
-            self._journal.close()
-            self._journal = fresh
-            for path in (former.base(self.folder), former.journal(self.folder)):
-                remove(path)
+                mapped = self.settings.layout == "factored"
+                base = generation.base(self.folder)
+                self._go_over(generation, self.rebasing(Base.open(base), cut) if mapped else None)
+                self._changed = 0
+        finally:
+            self._held_off = False
+
+    @contextmanager
+    def _unbroken(self, former: generations.Generation) -> Iterator[None]:
+        """Take no further change where what is in this block breaks off while `former` counts no longer."""
+        try:
+            yield
+        except BaseException:
+            if generations.current(self.folder) != former:
+                self._journal.refuse("a merge was interrupted")
+            raise
+
+    def _go_over(self, generation: generations.Generation, rebase: Callable[[], None] | None) -> None:
+        """Write to the journal of a generation that counts now, and search its snapshot by `rebase`."""
+        former, fresh = self._generation, Journal(generation.journal(self.folder), self._sync)
+        self._journal.close()
+        self._journal, self._generation = fresh, generation
+        if rebase is not None:
+            rebase()
+        for path in (former.base(self.folder), former.journal(self.folder)):
+            remove(path)
+
+    def _stop_merging(self) -> None:
+        """Give up the merge that goes on; none is begun until `_held_off` is taken back."""
+        with self._writing:
+            self._held_off = True
+        if self._merging is not None:
+            self._merging.stop()
 
     def close(self) -> None:
-        """End the writing; another process may begin."""
+        """End the writing; another process may begin. A merge that goes on is given up."""
+        self._stop_merging()
         with self._writing:
             try:
                 self._journal.close()

@@ -1,6 +1,9 @@
 """A knowledge memory that follows what another process writes to its folder."""
 
+import os
+import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -9,6 +12,7 @@ from pipeline.memory import generations
 from pipeline.memory.changes import Change
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
+from pipeline.memory.records import START
 from pipeline.memory.replay import journaled
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
@@ -22,12 +26,15 @@ class FollowingMemory(KnowledgeMemory):
 
     _folder: Path
     _held: generations.Contents
+    _manifest: "Kept"
+    """The manifest, as of no later than what is held."""
 
     @classmethod
     def open(cls, folder: Path, settings: Memory, encoder: TextEncoder) -> Self:
         """Return the memory in `folder` as `KnowledgeMemory.open` does."""
+        manifest = Kept(folder / generations.MANIFEST)
         memory = super().open(folder, settings, encoder)
-        memory._folder = folder
+        memory._folder, memory._manifest = folder, manifest
         return memory
 
     def _take(self, held: generations.Contents) -> None:
@@ -42,16 +49,31 @@ class FollowingMemory(KnowledgeMemory):
         Raises:
             UserError: a file is missing or damaged; what is held stays as it is.
         """
-        generation = generations.current(self._folder)
+        while True:
+            manifest = self._manifest
+            try:
+                return self._followed()
+            except UserError:
+                if self._manifest is manifest and not manifest.replaced():  # else it was merged meanwhile
+                    raise
+
+    def _followed(self) -> int:
+        if self._manifest.replaced():
+            manifest = Kept(self._manifest.file)
+            if generations.current(self._folder) != self._held.generation:
+                held = generations.read(self._folder, self.encoder, self.settings.layout)
+                with self._state:
+                    self._take(held)
+                self._manifest = manifest
+                return 1
+            self._manifest = manifest
+        generation, before = self._held.generation, self._held.last
         if generation is None:
             return 0
-        if generation != self._held.generation:
-            held = generations.read(self._folder, self.encoder, self.settings.layout)
-            with self._state:
-                self._take(held)
-            return 1
-        before = self._held.last
         journal = generation.journal(self._folder)
+        with suppress(OSError):  # which the reading of it tells of
+            if journal.stat().st_size == (before.end if before else START.size):
+                return 0
         since, last = journaled(journal, generation.first, self._names, before)
         if last is None or last == before:
             return 0
@@ -88,3 +110,30 @@ class FollowingMemory(KnowledgeMemory):
             UserError: always.
         """
         return self.upsert([])
+
+
+class Kept:
+    """A file as it is now, kept open so that no later one can be taken for it.
+
+    Args:
+        file: that is replaced as a whole where it changes, and need not be there.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        try:
+            self._descriptor = os.open(file, os.O_RDONLY)
+        except OSError:
+            self._own: tuple[int, int] | None = None
+            return
+        weakref.finalize(self, os.close, self._descriptor)
+        found = os.fstat(self._descriptor)
+        self._own = found.st_dev, found.st_ino
+
+    def replaced(self) -> bool:
+        """Return whether another file has its name, or none."""
+        try:
+            found = self.file.stat()
+        except OSError:
+            return self._own is not None
+        return (found.st_dev, found.st_ino) != self._own

@@ -3,6 +3,7 @@
     manifest.json        the generation that counts, the encoder, the checksums of the snapshot's files
     base-000003/         its snapshot: in the factored layout a base, see `pipeline.memory.base`
     journal-000003       what changed since
+    .merge-000004/       where a merge writes the next one, beside the writer
     lock                 number of the process that writes
 
 A new generation is written beside the old one and counts once the manifest is replaced, which is one rename.
@@ -15,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,14 +33,19 @@ from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.flat import LIST
 from pipeline.memory.folding import loaded, opened
 from pipeline.memory.journal import Journal
+from pipeline.memory.lock import await_left
 from pipeline.memory.names import Names
-from pipeline.memory.records import Record, records
+from pipeline.memory.records import END, Record, records
 from pipeline.memory.replay import journaled
 from pipeline.memory.triples import Triples
 
 MANIFEST = "manifest.json"
 VERSION = 2
 """Of manifests. Version 1 knew no dates; its folders are read, and become version 2 to be written to."""
+WORK = ".merge-"
+"""What the names of folders begin with that merges write in."""
+PATIENCE = 10.0
+"""Seconds that the process of a merge whose writer died has to end."""
 OURS = re.compile(r"(base|journal)-(\d{6,})")
 
 
@@ -54,6 +61,18 @@ class Generation:
     """Name of the encoder that the vectors are from."""
     files: dict[str, str]
     """SHA-256 of each file of the snapshot."""
+
+    def later(self, first: int) -> "Generation":
+        """Return the next one, whose snapshot isn't there yet.
+
+        Args:
+            first: number of the first record of its journal.
+        """
+        return Generation(VERSION, self.number + 1, first, self.encoder, {})
+
+    def work(self, folder: Path) -> Path:
+        """Return the folder that the snapshot is written in by a merge beside the writer."""
+        return folder / f"{WORK}{self.number:06d}"
 
     def base(self, folder: Path) -> Path:
         """Return the folder of the snapshot."""
@@ -127,13 +146,14 @@ class Contents(NamedTuple):
     """The last of the changes."""
 
 
-def read(folder: Path, encoder: TextEncoder, layout: str) -> Contents:
+def read(folder: Path, encoder: TextEncoder, layout: str, until: int = END) -> Contents:
     """Return what `folder` holds.
 
     Args:
         folder: of a memory, or a snapshot or base itself.
         encoder: for names that are new.
         layout: facts of a base stay on disk in the factored one, and are taken into RAM in the other.
+        until: byte of the journal at which to end; all of it is read by default.
 
     Raises:
         DamageError: the journal holds what was never written to it.
@@ -155,7 +175,7 @@ def read(folder: Path, encoder: TextEncoder, layout: str) -> Contents:
             raise
         reason = str(error).partition("(")[2].rpartition(";")[0].removesuffix(")")
         raise UserError(f"{base}: damaged ({reason}); restore the folder from a copy of it") from error
-    since, last = journaled(generation.journal(folder), generation.first, held[0])
+    since, last = journaled(generation.journal(folder), generation.first, held[0], until=until)
     return Contents(*held, since, generation, last)
 
 
@@ -186,28 +206,55 @@ def begin(folder: Path, number: int, first: int, encoder: str, write: Callable[[
         UserError: there is no room, or the disk fails; the generation before still counts.
     """
     planned = Generation(VERSION, number, first, encoder, {})
-    base, journal = planned.base(folder), planned.journal(folder)
-    try:
+    base = planned.base(folder)
+    with counting(folder, planned):
         shutil.rmtree(base, ignore_errors=True)
         write(base)
-        generation = Generation(VERSION, number, first, encoder, _checksums(base))
+        generation = replace(planned, files=checksums(base))
         sync_folder(base)
-        Journal.create(journal, first)
+        Journal.create(planned.journal(folder), first)
         _write(folder, generation)
+    return generation
+
+
+def follow(folder: Path, generation: Generation, changes: bytes) -> None:
+    """Let `generation`, whose snapshot is there, count from now on.
+
+    Args:
+        folder: of the memory; it is locked.
+        generation: the next one.
+        changes: the records of its journal, as they stand in the one before.
+
+    Raises:
+        OSError: there is no room, or the disk fails; then maybe the generation before still counts.
+    """
+    sync_folder(folder)
+    Journal.create(generation.journal(folder), generation.first, changes)
+    _write(folder, generation)
+
+
+@contextmanager
+def counting(folder: Path, generation: Generation) -> Iterator[None]:
+    """Remove what there is of `generation` if it doesn't count by the end of this block.
+
+    Raises:
+        UserError: instead of the errors of a disk.
+    """
+    try:
+        yield
     except (OSError, SafetensorError, UserError) as error:
-        counting = current(folder)
-        if counting is None or counting.number != number:
-            shutil.rmtree(base, ignore_errors=True)
-            journal.unlink(missing_ok=True)
+        present = current(folder)
+        if present is None or present.number != generation.number:
+            shutil.rmtree(generation.base(folder), ignore_errors=True)
+            generation.journal(folder).unlink(missing_ok=True)
         reason = error.__cause__ or error
         raise UserError(
             f"{folder}: a new snapshot can't be written ({reason}), so it is as it was; free as much space "
             "as the folder takes and try again"
         ) from error
-    return generation
 
 
-def _checksums(base: Path) -> dict[str, str]:
+def checksums(base: Path) -> dict[str, str]:
     """Bring the files of `base` to disk and return the SHA-256 of each, or of the list of its arrays."""
     found = {}
     listed = base / LIST  # which holds their checksums, and was written after them
@@ -233,6 +280,9 @@ def clean(folder: Path) -> None:
                 f"{folder / MANIFEST}: missing, though {path.name} holds changes; restore it from a copy of "
                 "the folder, or name another folder"
             )
+    for work in folder.glob(f"{WORK}*"):
+        await_left(work, PATIENCE)  # its process ends by itself, but may not have done so yet
+        remove(work)
     sync_folder(folder)  # what counts must be on disk before anything else goes
     for path, match in left:
         if generation is None or int(match[2]) != generation.number:

@@ -53,13 +53,18 @@ class Journal:
         self._synced = self._end
 
     @classmethod
-    def create(cls, file: Path, first: int) -> None:
-        """Write an empty journal whose first record will have the number `first`, whole or not at all.
+    def create(cls, file: Path, first: int, content: bytes = b"") -> None:
+        """Write a journal whose first record has the number `first`, whole or not at all.
+
+        Args:
+            file: the file.
+            first: the number.
+            content: its first records, as they stand in another journal; none by default.
 
         Raises:
             OSError: it can't be written.
         """
-        write_whole(file, first_line(first))
+        write_whole(file, first_line(first) + content)
 
     @property
     def next(self) -> int:

@@ -1,7 +1,7 @@
 """Finds what a user means by a name: an entity or a relation of the memory, or a new one."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 from pipeline.config import UserError
@@ -18,14 +18,16 @@ class Labels:
     and gets the key `local:<name>`.
 
     Args:
-        names: the memory's entities or relations.
+        names: gives the memory's entities or relations, which are other ones after a merge.
         kind: what errors call one of them.
         others: further labels, each with its key.
     """
 
-    def __init__(self, names: Names, kind: str, others: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, names: Callable[[], Names], kind: str, others: Mapping[str, str] | None = None
+    ) -> None:
         self.kind = kind
-        self._names = names
+        self._of = names
         self._others = dict(others or {})
         self._given: dict[str, str] = {}
         self._seen = 0
@@ -33,6 +35,10 @@ class Labels:
         self._folded: defaultdict[str, list[str]] = defaultdict(list)
         for label, key in self._others.items():
             self._add(label, key)
+
+    @property
+    def _names(self) -> Names:
+        return self._of()
 
     def find(self, name: str) -> str | None:
         """Return the key of what `name` means, None where the memory knows no such thing.

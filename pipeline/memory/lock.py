@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from pipeline.config import UserError
@@ -49,3 +50,23 @@ class FolderLock:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def guarded(folder: Path) -> int:
+    """Return a descriptor of a folder, to be handed on to a process that is to be known to work in there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def await_left(folder: Path, seconds: float) -> None:
+    """Return once no process has what `guarded` returned for `folder`, or after so long."""
+    descriptor, ends = os.open(folder, os.O_RDONLY), time.monotonic() + seconds
+    try:
+        while time.monotonic() < ends:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.005)
+    finally:
+        os.close(descriptor)

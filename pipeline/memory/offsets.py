@@ -115,6 +115,8 @@ class Offsets:
         sizes = len(self._near), len(self._far)
         if sizes != (len(self._blocks) * BLOCK, len(self._wide)) or not 0 <= self._rows < len(self._near):
             raise UserError(f"{files.folder}: damaged (the arrays of {name} don't fit together); {REMEDY}")
+        # Single numbers are read through views, in under half the time that an array takes.
+        self._views = self._blocks.data, self._near.data, self._far.data
 
     def __len__(self) -> int:
         return self._rows
@@ -136,13 +138,15 @@ class Offsets:
 
     def one(self, row: int) -> int:
         """Return where `row` begins: `[…]` for one row, in a tenth of the time."""
+        blocks, narrow, far = self._views
         block = row // BLOCK
-        near = int(self._near[row])
-        if len(self._wide):
+        near: int = narrow[row]
+        if len(far):
             place = int(self._wide.searchsorted(block))
-            if place < len(self._wide) and self._wide[place] == block:
-                near = int(self._far[place, row % BLOCK])
-        return int(self._blocks[block]) + near
+            if place < len(far) and self._wide[place] == block:
+                near = far[place, row % BLOCK]
+        start: int = blocks[block]
+        return start + near
 
     def ranges(self, rows: Rows) -> Ranges:
         """Return from where to where `rows` go."""

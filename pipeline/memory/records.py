@@ -9,6 +9,7 @@ doesn't fit is damage.
 import logging
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ HEAD = struct.Struct("<QQII")
 """Number, length and checksum of a record, checksum of these."""
 CHECKED = HEAD.size - 4
 """Bytes of a record's head that its last checksum covers."""
+END = sys.maxsize
+"""Stands for the end of a file, wherever that is."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +59,19 @@ class Record(NamedTuple):
     payload: bytes
 
 
-def records(file: Path, after: Record | None = None) -> Iterator[Record]:
+def records(file: Path, after: Record | None = None, until: int = END) -> Iterator[Record]:
     """Yield the whole records of a journal; one that the file ends within is passed over, and logged.
 
     Args:
         file: the journal.
         after: the record to begin behind; None begins with the first one.
+        until: byte at which to end, behind a whole record; the end of the file by default.
 
     Raises:
         DamageError: something else doesn't fit.
     """
     with file.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
+        size = min(os.fstat(stream.fileno()).st_size, until)
         expected, at = first_number(file, stream.read(START.size)), START.size
         if after is not None:
             expected, at = after.number + 1, after.end

@@ -6,12 +6,16 @@ from pathlib import Path
 from pipeline.config import UserError
 from pipeline.memory.changes import Change, decoded, folded
 from pipeline.memory.names import Names
-from pipeline.memory.records import DamageError, Record, records
+from pipeline.memory.records import END, DamageError, Record, records
 from pipeline.memory.triples import MANY
 
 
 def journaled(
-    file: Path, first: int, names: Mapping[str, Names], after: Record | None = None
+    file: Path,
+    first: int,
+    names: Mapping[str, Names],
+    after: Record | None = None,
+    until: int = END,
 ) -> tuple[Change, Record | None]:
     """Return what changed by the records of a journal, and the last of them.
 
@@ -20,12 +24,13 @@ def journaled(
         first: number of its first record.
         names: those that are known before.
         after: the record behind which to begin; None begins with the first one.
+        until: byte at which to end; the end of the file by default.
 
     Raises:
         DamageError: a record is no change, or changes what isn't there.
         UserError: the journal is missing.
     """
-    read, damage = _read(file, after)
+    read, damage = _read(file, after, until)
     if read and after is None and read[0][0].number != first:
         raise DamageError(file, 0, f"begins with record {read[0][0].number}, not {first}")
     ends = {end for _, change in read for fact in change.written for end in (fact[0], fact[2])}
@@ -58,17 +63,20 @@ def _check(read: Sequence[tuple[Record, Change]], names: Mapping[str, Names], fi
             raise DamageError(file, record.start, f"record {record.number}: {error}") from error
 
 
-def _read(file: Path, after: Record | None) -> tuple[list[tuple[Record, Change]], DamageError | None]:
-    """Return the records of a journal behind `after` with their changes, and what ends them too early.
+def _read(
+    file: Path, after: Record | None, until: int
+) -> tuple[list[tuple[Record, Change]], DamageError | None]:
+    """Return the records of a journal with their changes, and what ends them too early; see `journaled`.
 
     Raises:
         UserError: it can't be read.
     """
     found: list[tuple[Record, Change]] = []
     try:
-        for record in records(file, after):
+        for record in records(file, after, until):
             try:
-                found.append((record._replace(payload=b""), decoded(record.payload)))
+                change = decoded(record.payload)
+                found.append((Record(record.number, record.start, record.end, b""), change))
             except (ValueError, TypeError, KeyError) as error:
                 return found, DamageError(file, record.start, f"record {record.number}: {error}")
     except DamageError as error:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.ann import Searcher
-from pipeline.memory.delta import Delta
+from pipeline.memory.delta import Delta, Late
 from pipeline.memory.facts import Candidates, Found, Query
 from pipeline.memory.names import Names
 from pipeline.memory.settings import Memory
@@ -95,10 +96,8 @@ class Scoring:
         weight, changed = self.settings.relation_weight, self.delta.known(heads)
         gone = self.delta.gone(changed, self.at)
         found = self.standing.found(heads, near, shares, weight, n, gone)
-        if not changed:
-            return found
-        late = self.delta.search(heads, near, shares, weight, n, self.at)
-        return joined(found, late, n)
+        late = self.delta.late(heads, changed, self.at)
+        return joined(found, late, near, shares, weight) if len(late.facts) else found
 
     def score(self, query: Query, facts: CandidateFacts, via: CandidateFacts | None = None) -> Candidates:
         """Return given facts with their scores, with gradients into the query; -inf where the id is -1.
@@ -162,17 +161,28 @@ class Scoring:
         return Candidates.best(n, found.facts, kept, *found[2:])
 
 
-def joined(a: Found, b: Found, n: int) -> Found:
-    """Return the n best of both, best first; ties go by place, then by id."""
-    facts, scores, entity, relation, _ = (
-        torch.cat(parts, dim=1) for parts in zip(a.candidates, b.candidates, strict=True)
-    )
-    places = torch.cat([a.places, b.places], dim=1)
-    order = facts.argsort(dim=1, stable=True)
-    order = order.gather(1, places.gather(1, order).argsort(dim=1, stable=True))
-    facts, scores, entity, relation, places = (
-        part.gather(1, order) for part in (facts, scores, entity, relation, places)
-    )
-    best = Candidates.best(n, facts, scores, entity, relation, places)
-    left_out = a.left_out + b.left_out
-    return Found(best._replace(via=torch.full_like(best.via, -1)), best.via.clamp(min=0), left_out)
+def joined(
+    found: Found, late: Late, near: Float[Tensor, "B n"], shares: Float[Tensor, "B R"], weight: float
+) -> Found:
+    """Return as many as were found of these and of `late`, best first; ties go by place, then by id.
+
+    Args:
+        found: the best of the other facts.
+        late: facts to score.
+        near: how near each head is; -inf where its facts aren't wanted.
+        shares: log-probability of each relation.
+        weight: of these.
+    """
+    facts, scores, entity, relation, via = found.candidates
+    tables = [part.detach().cpu().numpy().copy() for part in (facts, scores, entity, relation, found.places)]
+    close = near.detach().cpu().numpy()[late.questions, late.places]
+    share = shares.detach().cpu().numpy()[late.questions, late.relations]
+    columns = late.facts, close + weight * share, close, share, late.places
+    for question in np.unique(late.questions[close > -np.inf]):
+        own = (late.questions == question) & (close > -np.inf)
+        rows = [np.append(table[question], part[own]) for table, part in zip(tables, columns, strict=True)]
+        order = np.lexsort((rows[0], rows[4], -rows[1]))[: len(tables[0][question])]
+        for table, row in zip(tables, rows, strict=True):
+            table[question] = row[order]
+    facts, scores, entity, relation, places = (torch.from_numpy(table).to(near.device) for table in tables)
+    return Found(Candidates(facts, scores, entity, relation, via), places, found.left_out)

@@ -41,6 +41,9 @@ class Memory:
     """Of the codes that a search by `codes` compares in full: those whose first 192 bits differ least."""
     beam: int
     """Facts of the first hop whose tails are gone on from, for methods of two hops; 0 stays there."""
+    merge_after: int
+    """Facts changed on disk after which they are merged beside everything else, once they are a sixteenth of
+    all; 0 leaves that to the command `merge`. Of the factored layout."""
     sources: list[str]
     """Who is believed where facts of one slot conflict, best first; all others alike, below these."""
 
@@ -49,11 +52,13 @@ class Memory:
             raise ValueError(f"memory.layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}")
         if self.backend not in BACKENDS:
             raise ValueError(f"memory.backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}")
-        for name in ("N", "k", "entities", "links", "lists", "probes", "roots", "inner", "rescored"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"memory.{name} must be at least 1, not {getattr(self, name)}")
-        if self.beam < 0:
-            raise ValueError(f"memory.beam must be at least 0, not {self.beam}")
+        least = {"beam": 0, "merge_after": 0}
+        counts = ("N", "k", "entities", "links", "lists", "probes", "roots", "inner", "rescored", *least)
+        for name in counts:
+            if getattr(self, name) < least.get(name, 1):
+                raise ValueError(
+                    f"memory.{name} must be at least {least.get(name, 1)}, not {getattr(self, name)}"
+                )
         if not 0 < self.share <= 1:
             raise ValueError(f"memory.share must be above 0 and at most 1, not {self.share}")
         for name in ("relation_weight", "spread"):

@@ -14,6 +14,7 @@ from pipeline.memory.ann import CodesSearcher, Searcher, searcher
 from pipeline.memory.base import Base
 from pipeline.memory.facts import Candidates, Found
 from pipeline.memory.names import Names
+from pipeline.memory.numbering import Numbering
 from pipeline.memory.offsets import Rows
 from pipeline.memory.settings import Memory
 
@@ -155,10 +156,14 @@ class OnDisk:
         entities: gives the vectors of its entities.
         settings: how these are searched; `codes` alone leaves their vectors on disk.
         device: of queries.
+        numbering: ids of the base's facts.
     """
 
-    def __init__(self, base: Base, entities: Names, settings: Memory, device: torch.device) -> None:
+    def __init__(
+        self, base: Base, entities: Names, settings: Memory, device: torch.device, numbering: Numbering
+    ) -> None:
         self._base = base
+        self._numbering = numbering
         self._entities = entities
         self._settings = settings
         self._device = device
@@ -176,7 +181,12 @@ class OnDisk:
 
     def of(self, head: int) -> list[int]:
         """Return the facts of `head`, ascending."""
-        return list(self._range(head))
+        span = self._range(head)
+        return self._ids(np.arange(span.start, span.stop))
+
+    def _ids(self, rows: Rows) -> list[int]:
+        found: list[int] = np.sort(self._numbering.ids(rows)).tolist()
+        return found
 
     def _range(self, head: int) -> range:
         if head >= self._base.entities:
@@ -187,8 +197,12 @@ class OnDisk:
         """Return the facts of a slot, ascending."""
         if head >= self._base.entities:
             return []
-        rows: list[int] = self._base.slot(head, relation).tolist()
-        return rows
+        return self._ids(self._base.slot(head, relation))
+
+    def prepare(self) -> None:
+        """Read or build what the first search would."""
+        if self._base.entity_codes is not None and len(self._base):
+            self.nearest(torch.zeros(1, self._base.entity_codes.dimension, device=self._device), 1)
 
     @cached_property
     def _searcher(self) -> tuple[Searcher, Int[Tensor, " n"]]:
@@ -222,7 +236,11 @@ class OnDisk:
     ) -> Found:
         """Return the n best facts of `heads`, but for `dead`."""
         own = heads.masked_fill(heads >= self._base.entities, -1)
-        found = slots.search(self._base, own, near, relation_log_probabilities, weight, n, dead)
+        gone = np.sort(self._numbering.rows(dead))
+        found = slots.search(self._base, own, near, relation_log_probabilities, weight, n, gone)
+        facts = found.candidates.facts.numpy()
+        if not self._numbering.plain:
+            facts[facts >= 0] = self._numbering.ids(facts[facts >= 0])
         columns = (part.to(self._device) for part in found.candidates)
         return Found(Candidates(*columns), found.places.to(self._device), found.left_out.to(self._device))
 

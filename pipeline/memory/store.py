@@ -1,7 +1,7 @@
 """The knowledge memory: facts that can be searched by a question and changed while it is in use."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from pipeline.config import UserError
 from pipeline.memory import generations, snapshot
+from pipeline.memory.base import Base
 from pipeline.memory.changes import KINDS, Change
 from pipeline.memory.chronicle import Chronicle
 from pipeline.memory.dates import day
@@ -18,9 +19,10 @@ from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
 from pipeline.memory.folding import fold
 from pipeline.memory.held import HeldFacts
+from pipeline.memory.names import Shelved
 from pipeline.memory.planning import planned, slot_key
 from pipeline.memory.settings import Memory
-from pipeline.memory.triples import Triples
+from pipeline.memory.triples import Cut, Triples
 
 VIEWS = 8
 """Dates of which what held then is kept until the next change."""
@@ -224,6 +226,37 @@ class KnowledgeMemory(HeldFacts):
             fold(folder, self._names, self._facts, self.chronicle)
         else:
             self.snapshot(folder)
+
+    def rebasing(self, base: Base, cut: Cut) -> Callable[[], None]:
+        """Return what lets this memory, of the factored layout, stand on a base, with the changes since.
+
+        Ids stay as they are. Searches go on meanwhile; changes may, too, but for the second call,
+        which takes little time.
+
+        Args:
+            base: of the names that there are, or were, and of the facts that held at the cut.
+            cut: of this memory.
+        """
+        entities = self.entities
+        if base.entity_codes is not None:
+            entities = Shelved(self.encoder, base.entity_keys, base.entity_texts, base.entity_codes)
+        rebased = self._facts.rebased(base, cut)
+        standing = self.arrangement.on_disk(base, entities, rebased.numbering)
+        if self.arrangement.used:
+            standing.prepare()
+
+        def rebase() -> None:
+            facts = rebased.table()
+            if entities is not self.entities:
+                for block in self.entities.blocks(start=base.entities):
+                    entities.restore(*block)
+            arrangement = self.arrangement.moved(facts, self._names | {"entities": entities}, standing)
+            with self._state:
+                self.entities, self._facts, self.arrangement = entities, facts, arrangement
+                self.chronicle.rebase(facts)
+                self._past = {}
+
+        return rebase
 
     @classmethod
     def open(cls, folder: Path, settings: Memory, encoder: TextEncoder) -> Self:

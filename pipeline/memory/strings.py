@@ -177,7 +177,10 @@ class Keys(Strings):
         content = key.encode(errors="surrogatepass")
         bucket = zlib.crc32(content) >> _shift(len(self))
         for row in self._order[self._buckets.one(bucket) : self._buckets.one(bucket + 1)].tolist():
-            if self._bytes[self._offsets.one(row) : self._offsets.one(row + 1)].tobytes() == content:
+            start = self._offsets.one(row)
+            if self._offsets.one(row + 1) - start != len(content):
+                continue
+            if self._bytes[start : start + len(content)].tobytes() == content:
                 return int(row)
         return None
 

@@ -1,7 +1,7 @@
 """The rows of a memory's facts: which there are and which hold."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.memory.base import Base
 from pipeline.memory.growing import Growing
+from pipeline.memory.numbering import NONE, Numbering
 from pipeline.memory.offsets import Rows
 
 Triple = tuple[int, int, int]
@@ -28,8 +29,21 @@ class Added(NamedTuple):
     """Those that did not hold before."""
 
 
+class Cut(NamedTuple):
+    """Which facts hold at some moment."""
+
+    end: int
+    """Rows that there are."""
+    alive: Bool[np.ndarray, " n"]
+    """Which of the facts that are not of the base hold."""
+    dead: Rows
+    """Rows of those of the base that don't, ascending."""
+
+
 class Triples:
     """A growing table of facts; a fact that no longer holds keeps its row, and gets it back if it returns.
+
+    A fact keeps its row when a merge writes the base anew, see `rebased`.
 
     Args:
         rows: facts that hold from the start, all different and none of the base.
@@ -40,6 +54,11 @@ class Triples:
         given = np.empty((0, 3), dtype=np.int64) if rows is None else rows.astype(np.int64)
         self.base = base
         self._first = len(base) if base else 0
+        self.numbering = Numbering(self._first)
+        """Rows of the facts of the base, by where they stand in it."""
+        self._cut = self._first  # rows from here on are not of the base; those before are, but for `_kept`
+        self._kept = NONE  # ascending
+        self._place: dict[int, int] = {}  # of those that are kept, in `_rows`
         self._rows = Growing(torch.from_numpy(given))
         self._mirror: Growing | None = None  # the same where searches run
         self._alive = Growing(torch.ones(len(given), dtype=torch.bool))
@@ -57,12 +76,32 @@ class Triples:
         """How many rows there are, of facts that hold or don't."""
         return self._first + len(self._rows)
 
+    def _own(self) -> Rows:
+        """Return the rows of the facts that are not of the base, in their order here."""
+        return np.concatenate([self._kept, np.arange(self._cut, self.end)])
+
+    def _one_of_own(self, row: int) -> int:
+        """Return the place of a fact among those that are not of the base, -1 where it is of the base."""
+        if row >= self._cut:
+            return row - self._first
+        return self._place.get(row, -1) if self._place else -1
+
+    def _of_own(self, rows: Rows) -> Rows:
+        """Return the places of facts among those that are not of the base, -1 for those of the base."""
+        places: Rows = np.where(rows >= self._cut, rows - self._first, -1)
+        if len(self._kept):
+            at = np.searchsorted(self._kept, rows).clip(max=len(self._kept) - 1)
+            kept = self._kept[at] == rows
+            places[kept] = at[kept]
+        return places
+
     @property
     def rows(self) -> Int[np.ndarray, "M 3"]:
         """All of them; with a base this reads all of it."""
         mine: Int[np.ndarray, "M 3"] = self._rows.rows.numpy()
-        old = self.base.triples(np.arange(self._first)) if self.base else mine[:0]
-        return np.concatenate([old, mine]) if len(old) else mine
+        if self.base is None:
+            return mine
+        return self.at(np.arange(self.end))
 
     @property
     def alive(self) -> Bool[np.ndarray, " M"]:
@@ -70,26 +109,28 @@ class Triples:
         mine: Bool[np.ndarray, " M"] = self._alive.rows.numpy()
         if self.base is None:
             return mine
-        alive = np.concatenate([np.ones(self._first, np.bool_), mine])
+        alive = np.ones(self.end, np.bool_)
+        alive[self._own()] = mine
         alive[list(self._dead)] = False
         return alive
 
     @alive.setter
     def alive(self, alive: Bool[np.ndarray, " M"]) -> None:
-        self._dead = set(np.flatnonzero(~alive[: self._first]).tolist())
-        self._alive = Growing(torch.from_numpy(alive[self._first :].copy()))
+        own = self._own()
+        self._dead = set(np.setdiff1d(np.flatnonzero(~alive), own, assume_unique=True).tolist())
+        self._alive = Growing(torch.from_numpy(alive[own]))
         self._count = int(alive.sum())
 
     def at(self, rows: Rows) -> Int[np.ndarray, "n 3"]:
         """Return head, relation and tail of `rows`."""
-        mine = self._rows.rows.numpy()
-        old = rows < self._first
+        mine, own = self._rows.rows.numpy(), self._of_own(rows)
+        old = own < 0
         if self.base is None or not old.any():
-            own: Int[np.ndarray, "n 3"] = mine[rows - self._first]
-            return own
+            found: Int[np.ndarray, "n 3"] = mine[own]
+            return found
         found = np.empty((len(rows), 3), dtype=np.int64)
-        found[old] = self.base.triples(rows[old])
-        found[~old] = mine[rows[~old] - self._first]
+        found[old] = self.base.triples(self.numbering.rows(rows[old]))
+        found[~old] = mine[own[~old]]
         return found
 
     def columns(self, rows: Int[Tensor, "*n"]) -> Int[Tensor, "3 *n"]:
@@ -108,7 +149,7 @@ class Triples:
         new = dict.fromkeys(triple for triple, row in zip(facts, rows, strict=True) if row is None)
         if new:
             self._row.update({triple: end + i for i, triple in enumerate(new)})
-            self._rows.append(torch.tensor(list(new)))
+            self._rows.append(torch.from_numpy(np.array(list(new), dtype=np.int64)))
             self._alive.append(torch.zeros(len(new), dtype=torch.bool))
         return [self._row[triple] if row is None else row for triple, row in zip(facts, rows, strict=True)]
 
@@ -126,18 +167,20 @@ class Triples:
         return gone
 
     def _turn(self, rows: Sequence[int], alive: bool) -> None:
-        old = [row for row in rows if row < self._first]
+        places = list(map(self._one_of_own, rows))
+        old = [row for row, place in zip(rows, places, strict=True) if place < 0]
         if alive:
             self._dead.difference_update(old)
         else:
             self._dead.update(old)
         if len(old) < len(rows):
-            self._alive.rows.numpy()[[row - self._first for row in rows if row >= self._first]] = alive
+            self._alive.rows.numpy()[[place for place in places if place >= 0]] = alive
         self._count += len(rows) if alive else -len(rows)
 
     def holds(self, row: int) -> bool:
         """Return whether the fact holds."""
-        return row not in self._dead if row < self._first else bool(self._alive.rows[row - self._first])
+        place = self._one_of_own(row)
+        return row not in self._dead if place < 0 else bool(self._alive.rows[place])
 
     def find(self, triple: Triple) -> int | None:
         """Return the row of a fact that holds, or None."""
@@ -167,7 +210,8 @@ class Triples:
         given = np.array(facts, dtype=np.int64)
         inside = np.flatnonzero(given[:, 0] < self.base.entities)
         old = np.full(len(given), -1)
-        old[inside] = self.base.find(given[inside])
+        found = self.base.find(given[inside])
+        old[inside[found >= 0]] = self.numbering.ids(found[found >= 0])
         rows = zip(facts, old.tolist(), strict=True)
         return [self._row.get(triple) if row < 0 else row for triple, row in rows]
 
@@ -175,19 +219,72 @@ class Triples:
         row = self._row.get(triple)
         if row is None and self.base is not None:
             row = self.base.find_one(*triple)
+            if row is not None and not self.numbering.plain:
+                row = int(self.numbering.ids(np.array([row]))[0])
         return row
 
     def since_base(self) -> tuple[list[int], list[int]]:
         """Return the rows of the base's facts that no longer hold, and of the other facts that do."""
-        came: list[int] = (self._first + self._alive.rows.nonzero()[:, 0]).tolist()
+        came: list[int] = self._own()[self._alive.rows.numpy()].tolist()
         return sorted(self._dead), came
 
     def held(self, block: int) -> Iterable[Int[np.ndarray, "n 3"]]:
         """Yield the facts that hold, `block` rows at a time."""
-        dead = np.array(sorted(self._dead), dtype=np.int64)
-        for start in range(0, self._first, block):
-            rows = np.arange(start, min(start + block, self._first))
+        dead = np.sort(self.numbering.rows(np.array(sorted(self._dead), dtype=np.int64)))
+        end = len(self.base) if self.base else 0
+        for start in range(0, end, block):
+            rows = np.arange(start, min(start + block, end))
             kept = rows[~np.isin(rows, dead[slice(*np.searchsorted(dead, [rows[0], rows[-1] + 1]))])]
             assert self.base is not None
             yield self.base.triples(kept)
         yield self._rows.rows.numpy()[self._alive.rows.numpy()]
+
+    def cut(self) -> Cut:
+        """Return which facts hold now."""
+        dead = np.array(sorted(self._dead), dtype=np.int64)
+        return Cut(self.end, self._alive.rows.numpy().copy(), dead)
+
+    def rebased(self, base: Base, cut: Cut) -> "Rebased":
+        """Return what this table is over another base; its `table` is one call, which takes little time.
+
+        Args:
+            base: of the facts that held at the cut.
+            cut: of this table.
+
+        Raises:
+            ValueError: the base holds other facts.
+        """
+        count = len(cut.alive)
+        own, mine = self._own()[:count], self._rows.rows.numpy()[:count]
+        came = own[cut.alive]
+        numbering = self.numbering.moved(self.base, base, cut.dead, came, mine[cut.alive])
+        kept = np.sort(np.concatenate([cut.dead, own[~cut.alive]]))
+        old = self.at(kept)
+        row = {(h, r, t): row for (h, r, t), row in zip(old.tolist(), kept.tolist(), strict=True)}
+
+        def now() -> Triples:
+            other = Triples(base=base)
+            alive, later = self._alive.rows.numpy(), self._rows.rows.numpy()[count:]
+            places = self._of_own(kept)
+            holding = np.where(places < 0, ~np.isin(kept, list(self._dead)), alive[places])
+            other.numbering, other._kept = numbering, kept
+            other._cut, other._first = cut.end, cut.end - len(kept)
+            other._place = {row: place for place, row in enumerate(kept.tolist())}
+            other._rows = Growing(torch.from_numpy(np.concatenate([old, later])))
+            other._alive = Growing(torch.from_numpy(np.concatenate([holding, alive[count:]])))
+            others = {(h, r, t): row for row, (h, r, t) in enumerate(later.tolist(), cut.end)}
+            other._row = row | others
+            went = came[~alive[:count][cut.alive]]
+            other._dead = self._dead.difference(cut.dead.tolist()) | set(went.tolist())
+            other._count = self._count
+            return other
+
+        return Rebased(numbering, now)
+
+
+class Rebased(NamedTuple):
+    """A table over another base."""
+
+    numbering: Numbering
+    table: Callable[[], Triples]
+    """Makes it, with what has changed by then."""

@@ -31,8 +31,17 @@ def test_changes_are_found_and_followed_and_nothing_is_left(tmp_path: Path, enco
     steadily = figures["changes at a rate"]
     assert (steadily["checked by a search"], steadily["not found by it"]) == (9, 0)
     assert 0 < steadily["a second"] < 250
+    assert steadily["of the processor, mean ms"] > 0
+    assert told["machine"]["cores"] >= 1
     assert figures["searches without changes"]["changes followed"] == 0
-    assert 0 < figures["searches beside changes"]["changes followed"] <= 80
+    beside = figures["searches beside changes"]
+    assert 0 < beside["changes followed"] <= 80
+    assert 0 < beside["of the processor, p50 ms"] <= beside["of the processor, p99 ms"]
+    meanwhile = figures["changes at a rate beside a merge"]
+    assert meanwhile["seconds"] > 0
+    assert meanwhile["checked by a search"] > 0
+    assert meanwhile["not found by it"] == 0
+    assert figures["searches beside changes and a merge"]["changes followed"] > 0
     assert figures["new entities"]["p50 ms"] > 0
     assert figures["many at once"]["facts"] == 130
     assert list((tmp_path / "scratch").iterdir()) == []

@@ -3,7 +3,8 @@
 Which change is the N-th follows from N alone, and each is one record of the journal. `python -m
 tests.memory.killed` reads a folder and a sync policy a line, and for each forks a process that opens the
 folder and writes on: it says `pid P`, then `try N` before change N, `done N` once that was acknowledged, and
-`merge` before it merges; when it was killed this says `dead`. Forking saves the seconds that imports take.
+`merge` before it merges, at once or beside what it writes on; when it was killed this says `dead`. Forking
+saves the seconds that imports take, for the merges too.
 """
 
 import os
@@ -20,6 +21,7 @@ from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Key
 from pipeline.weights import Encoder
+from tests.memory.beside import Forking
 from tests.memory.small import fact
 from tests.tiny import memory_settings
 
@@ -93,7 +95,7 @@ def told(words: str) -> None:
 def write_on(folder: Path, sync: str) -> None:
     """Write changes until killed."""
     told(f"pid {os.getpid()}")
-    memory = DurableMemory.begun(folder, SETTINGS, Drawn(), sync)
+    memory = Forking.begun(folder, SETTINGS, Drawn(), sync)
     while True:
         number = memory.journal.next - 1
         told(f"try {number}")
@@ -101,7 +103,7 @@ def write_on(folder: Path, sync: str) -> None:
         told(f"done {number}")
         if number % MERGE_EVERY == 0:
             told("merge")
-            memory.merge()
+            memory.begin_merge() if number % 2 else memory.merge()
 
 
 def main() -> None:

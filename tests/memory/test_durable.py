@@ -22,6 +22,7 @@ from pipeline.memory.records import DamageError, records
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.memory.verify import repair, verify
 from pipeline.weights import Encoder
+from tests.memory.beside import Threaded
 from tests.memory.killed import SETTINGS, Drawn, carry_out, expected, states
 from tests.memory.small import ask, fact, filled, held
 from tests.tiny import memory_settings
@@ -376,7 +377,7 @@ def stressed(folder: Path, seconds: float) -> tuple[int, int]:  # noqa: C901 - t
     The two facts of a pair come and go together, so a search that sees one without the other saw half a
     change.
     """
-    memory = DurableMemory.begun(folder, memory_settings(entities=100, N=400), Drawn(), "group")
+    memory = Threaded.begun(folder, memory_settings(entities=100, N=400), Drawn(), "group")
     everything = [
         Fact(f"h{i}", f"r{j}", f"t{k}", f"head {i}", f"relation {j}", f"tail {k}")
         for i in range(4)
@@ -405,7 +406,7 @@ def stressed(folder: Path, seconds: float) -> tuple[int, int]:  # noqa: C901 - t
         last[number, relation] = not held
         written[number] += 1
         if number == 0 and written[0] % 50 == 0:
-            memory.merge()
+            memory.begin_merge() if written[0] % 100 else memory.merge()
 
     def search(number: int) -> None:
         rows = memory.search(ask(memory.encoder, 1, seed=searched[number])).facts[0].tolist()

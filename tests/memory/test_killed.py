@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from pipeline.config import ROOT, UserError
 from pipeline.memory import generations
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.store import KnowledgeMemory
-from tests.memory.killed import MERGE_EVERY, SETTINGS, Drawn, expected, states
+from tests.memory.beside import Forking
+from tests.memory.killed import MERGE_EVERY, SETTINGS, Drawn, carry_out, expected, states
 from tests.memory.small import held
 
 KILLS = int(os.environ.get("KILLS", "1000"))
@@ -67,15 +69,16 @@ def killed(writers: subprocess.Popen[str], folder: Path, sync: str, draw: random
     return done + 1, tried + 1
 
 
-def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -> tuple[int, int]:
-    """Return after how many kills a merge was half done, and a change there that nobody was told of."""
+def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -> tuple[int, int, int]:
+    """Return after how many kills a merge was half done, one beside, and a change that nobody was told of."""
     draw = random.Random(rounds)
-    number = merged = during = 0
+    number = merged = beside = during = 0
     for turn in range(rounds):
         done, tried = killed(writers, folder, draw.choice(["always", "group", "none"]), draw)
         least, most = max(number, done), max(number, tried)
         if generations.current(folder) is not None:  # else it was killed before the first one counted
             assert held(KnowledgeMemory.open(folder, SETTINGS, Drawn())) in map(expected, {least, most})
+        beside += any(folder.glob(".merge-*"))
         merged += len([*folder.glob("base-*"), *folder.glob(".base-*")]) > 1
         with DurableMemory.begun(folder, SETTINGS, Drawn(), "none") as memory:
             number = memory.journal.next - 1
@@ -87,22 +90,67 @@ def kill_and_reopen(writers: subprocess.Popen[str], folder: Path, rounds: int) -
             for path in folder.iterdir():
                 generations.remove(path)
             number = 0
-    return merged, during
+    return merged, beside, during
 
 
 def test_a_killed_writer_leaves_what_it_acknowledged(writers: subprocess.Popen[str], tmp_path: Path) -> None:
     kill_and_reopen(writers, tmp_path / "memory", 8)
 
 
+def kill_merges(folder: Path, rounds: int) -> tuple[int, list[str]]:
+    """Kill merges beside a writer that goes on; return how many ended before, and what was told of others."""
+    draw = random.Random(rounds)
+    ended, failed = 0, []
+    with Forking.begun(folder, SETTINGS, Drawn(), "none") as memory:
+        for turn in range(rounds):
+            memory.begin_merge()
+            for _ in range(draw.randrange(4)):
+                carry_out(memory, memory.journal.next - 1)
+            time.sleep(draw.random() * 0.15)
+            with suppress(ProcessLookupError):
+                os.kill(memory.going.pid, signal.SIGKILL)
+            try:
+                memory.going.wait()
+                ended += 1
+            except UserError as error:
+                failed.append(str(error))
+            carry_out(memory, memory.journal.next - 1)
+            number = memory.journal.next - 1
+            now = expected(number)
+            assert held(memory) == now, f"round {turn}"
+            assert held(KnowledgeMemory.open(folder, SETTINGS, Drawn())) == now
+            assert len(list(folder.iterdir())) == 4
+    return ended, failed
+
+
+def test_a_merge_that_is_killed_leaves_its_writer_writing(tmp_path: Path) -> None:
+    ended, failed = kill_merges(tmp_path / "memory", 6)
+    assert ended + len(failed) == 6
+    assert all("not merged" in told for told in failed)
+
+
+@pytest.mark.soak
+def test_merges_killed_at_many_points_leave_their_writer_writing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    ended, failed = kill_merges(tmp_path / "memory", KILLS // 10)
+    assert failed
+    record_property("merges_killed", len(failed))
+    record_property("merges_ended_before", ended)
+
+
 @pytest.mark.soak
 def test_a_writer_killed_at_many_points_leaves_what_it_acknowledged(
     writers: subprocess.Popen[str], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    merged, during = kill_and_reopen(writers, tmp_path / "memory", KILLS)
+    merged, beside, during = kill_and_reopen(writers, tmp_path / "memory", KILLS)
     assert merged
+    assert beside
     assert during
-    for name, value in (("kills", KILLS), ("kills_in_merges", merged), ("kills_in_changes", during)):
-        record_property(name, value)
+    record_property("kills", KILLS)
+    record_property("kills_in_merges", merged)
+    record_property("kills_in_merges_beside", beside)
+    record_property("kills_in_changes", during)
 
 
 def test_a_second_writer_is_told_who_is_first_and_readers_are_let_in(

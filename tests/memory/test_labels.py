@@ -14,7 +14,7 @@ def names(encoder):
 
 
 def test_a_name_is_a_key_or_a_label_or_a_label_in_another_case(names):
-    labels = Labels(names, "entity")
+    labels = Labels(lambda: names, "entity")
     assert labels.find("Q3") == "Q3"
     assert labels.find("Nice") == "Nice", "a key goes before a label"
     assert labels.find("Paris") == "Q1"
@@ -24,7 +24,7 @@ def test_a_name_is_a_key_or_a_label_or_a_label_in_another_case(names):
 
 
 def test_a_new_name_gets_a_key_of_its_own_and_is_known_from_then_on(names):
-    labels = Labels(names, "entity")
+    labels = Labels(lambda: names, "entity")
     assert labels.key("New  Town") == "local:New Town"
     names.add({"local:New Town": "New Town"})
     assert labels.find("new town") == "local:New Town"
@@ -32,7 +32,7 @@ def test_a_new_name_gets_a_key_of_its_own_and_is_known_from_then_on(names):
 
 
 def test_an_ambiguous_label_lists_the_keys(names):
-    labels = Labels(names, "entity")
+    labels = Labels(lambda: names, "entity")
     with pytest.raises(
         UserError, match=r"entity 'Lyon': 2 have this label; give the key .*Q3 .*, Q4 \(Lyon\)"
     ):
@@ -45,10 +45,10 @@ def test_an_ambiguous_label_lists_the_keys(names):
 
 
 def test_further_labels_mean_their_key(names):
-    labels = Labels(names, "relation", {"Nizza la Bella": "Nice"})
+    labels = Labels(lambda: names, "relation", {"Nizza la Bella": "Nice"})
     assert labels.find("nizza la bella") == "Nice"
 
 
 def test_labels_that_are_written_alike_are_offered(names):
-    assert Labels(names, "entity").alike("Pariss", 1) == ["Paris"]
-    assert Labels(names, "entity").alike("zzzzz") == []
+    assert Labels(lambda: names, "entity").alike("Pariss", 1) == ["Paris"]
+    assert Labels(lambda: names, "entity").alike("zzzzz") == []

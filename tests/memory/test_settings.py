@@ -17,6 +17,7 @@ from tests.tiny import memory_settings
         ),
         ({"share": 0}, r"memory\.share must be above 0 and at most 1, not 0"),
         ({"beam": -1}, r"memory\.beam must be at least 0, not -1"),
+        ({"merge_after": -1}, r"memory\.merge_after must be at least 0, not -1"),
         ({"entities": -3}, r"memory\.entities must be at least 1, not -3"),
         ({"sources": ["a", "b", "a"]}, r"memory\.sources must name each source once, not \['a', 'b', 'a'\]"),
         ({"sources": [" "]}, r"memory\.sources must name each source once"),
