@@ -1,4 +1,4 @@
-"""Fills the marked blocks of README.md and two pages of docs/: `python -m pipeline.reporting.readme`.
+"""Fills the marked blocks of README.md and of pages in docs/: `python -m pipeline.reporting.readme`.
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`: `dag` is drawn from dvc.yaml, `results`
 comes from reports/metrics.json, `main` from reports/h100/main.json, `gpu` from the JSON files below
