@@ -92,7 +92,8 @@ class Campaign:
     def _start(self, job: Job) -> None:
         folder = self.root / job.name
         folder.mkdir(parents=True, exist_ok=True)
-        seen = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
+        seen = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        seen |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
         gpu = None
         if self.devices:
             held = Counter[str | None]()
