@@ -30,7 +30,7 @@ class Running:
 
     job: Job
     process: subprocess.Popen[bytes]
-    gpu: int | None
+    gpu: str | None
     began: float
     beside: int
     """Most jobs that ran at the same time."""
@@ -43,7 +43,7 @@ class Campaign:
         jobs: the jobs, in the order of their start.
         root: what they write lies below it.
         most: jobs at a time.
-        gpus: devices to spread them over; 0 leaves the choice to the environment.
+        gpus: devices to spread them over, the first that the environment lets be seen; 0 leaves it as it is.
         threads: of each job.
         name: of the plan.
     """
@@ -52,7 +52,9 @@ class Campaign:
         self, jobs: Sequence[Job], root: Path, most: int, gpus: int, threads: int, name: str
     ) -> None:
         self.file = root / f"campaign-{name}.json"
-        self.jobs, self.root, self.most, self.gpus, self.threads = jobs, root, most, gpus, threads
+        self.jobs, self.root, self.most, self.threads = jobs, root, most, threads
+        given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        self.devices = given.split(",")[:gpus]
         self.about = provenance("", sorted({job.seed for job in jobs}))
         self.states = {job.name: "done" if _is_done(job, root) else "not started" for job in jobs}
         self.seconds = {job.name: _seconds(job, root) for job in jobs}
@@ -90,14 +92,15 @@ class Campaign:
     def _start(self, job: Job) -> None:
         folder = self.root / job.name
         folder.mkdir(parents=True, exist_ok=True)
-        seen = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
+        seen = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        seen |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
         gpu = None
-        if self.gpus:
-            held = Counter[int | None]()
+        if self.devices:
+            held = Counter[str | None]()
             for one in self.running:
                 held[one.gpu] += one.job.slots
-            gpu = min(range(self.gpus), key=lambda device: held[device])
-            seen["CUDA_VISIBLE_DEVICES"] = str(gpu)
+            gpu = min(self.devices, key=lambda device: held[device])
+            seen["CUDA_VISIBLE_DEVICES"] = gpu
         words = [sys.executable if word == "python" else word for word in job.words]
         with (folder / LOG).open("wb") as log:
             process = subprocess.Popen(

@@ -17,6 +17,8 @@ from pipeline.evaluation.walking import FIGURES
 
 WALKED = ("efficacy", "insertion", "retention", "unchanged", "locality")
 """Figures of a timeline."""
+STREAMED = ("efficacy", "generality", "portability", "retention", "locality")
+"""Figures of a stream."""
 ENDINGS = {"single": "", "multi": ", two facts"}
 
 Frame = Any
@@ -57,7 +59,7 @@ def _splits(rows: Frame, label: str) -> Frame:
 def _streams(rows: Frame, label: str) -> Frame:
     """Return the figures of `pipeline.evaluation.stepwise.summed` after each step."""
     updates = rows[rows["kind"] == "update"].drop_duplicates("step").set_index("step")["edits"].cumsum()
-    told = {step: f"{label}, {int(edits):,} edit{'s' * (edits > 1)}" for step, edits in updates.items()}
+    told = {step: _stream(label, int(edits)) for step, edits in updates.items()}
     asked = rows[(rows["kind"] != "update") & (rows["step"] > 0)]
     fresh, early = asked["since"] == asked["step"], asked["since"].between(1, asked["step"] - 1)
     groups = {
@@ -71,6 +73,23 @@ def _streams(rows: Frame, label: str) -> Frame:
         _valued(asked[mine], figure, [f"{told[step]}/{name}" for step in asked["step"][mine]], "text")
         for name, (mine, figure) in groups.items()
     )
+
+
+def _stream(label: str, edits: int) -> str:
+    return f"{label}, {edits:,} edit{'s' * (edits > 1)}"
+
+
+def streamed(files: Sequence[Path], label: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return figures by task and method of files that the benchmark `streams` wrote by itself."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in files:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        for entry, steps in told["figures"].items():
+            method, made = entry.partition(":")[0], f"{told['command']}; commit {told['commit']}"
+            for step, name in ((step, name) for step in steps[1:] for name in STREAMED if step[name]):
+                task = f"{_stream(label, step['edits'])}/{name}"
+                found.setdefault(task, {})[method] = step[name] | {"from": made}
+    return found
 
 
 def _timeline(rows: Frame, label: str) -> Frame:

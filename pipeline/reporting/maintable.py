@@ -2,6 +2,8 @@
 
     python -m pipeline.reporting.maintable multirun/world --plan world --out reports/h100/main.json
 
+`--streams reports/h100/streams/*.json` fills cells that no job of a campaign has, from streams measured by
+themselves; such a cell says `from` which command.
 Answers to one question under several training seeds are averaged before anything else, as they are one draw
 of a question; intervals and paired differences are over questions.
 """
@@ -12,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from pipeline.benchmarks.plan import read
 from pipeline.config import UserError
 from pipeline.evaluation.intervals import bootstrap, paired
 from pipeline.evaluation.metrics import auroc
-from pipeline.reporting.campaigns import Frame, gathered, provenances
+from pipeline.reporting.campaigns import Frame, gathered, provenances, streamed
 from pipeline.reporting.gather import OURS
 from pipeline.reporting.mainsections import METHODS
 
@@ -34,7 +37,9 @@ ALONE = "alone"
 Row = dict[str, Any]
 
 
-def table(rows: Frame, cannot: Sequence[Mapping[str, Any]]) -> Row:
+def table(
+    rows: Frame, cannot: Sequence[Mapping[str, Any]], beside: Mapping[str, Any] = MappingProxyType({})
+) -> Row:
     """Return the figures, paired differences and costs of each task.
 
     `figures.TASK` holds n and, by method, mean, low, high, n, the mean of each seed and whether it is the
@@ -44,18 +49,19 @@ def table(rows: Frame, cannot: Sequence[Mapping[str, Any]]) -> Row:
     Args:
         rows: of `gathered`.
         cannot: entries with `methods`, `tasks` (patterns) and `says`.
+        beside: figures by task and method, for methods of which there is no row.
     """
     figures: Row = {}
     differences: Row = {}
     costs: Row = {}
-    for task in dict.fromkeys(rows["task"]):
+    for task in dict.fromkeys([*rows["task"], *beside]):
         mine = rows[rows["task"] == task]
         values = {
             method: mine[mine["method"] == method].groupby("question", sort=True)["value"].mean()
             for method in ordered(mine["method"])
         }
         cells = {method: _cell(found, mine[mine["method"] == method]) for method, found in values.items()}
-        figures[task] = _whole(cells, task, cannot)
+        figures[task] = _whole(beside.get(task, {}) | cells, task, cannot)
         differences[task] = _differences(values)
         costs[task] = _costs(mine)
     for label in dict.fromkeys(task.partition("/")[0] for task in figures):
@@ -156,10 +162,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("roots", nargs="+", type=Path, help="roots of campaigns")
     parser.add_argument("--plan", nargs="+", default=[], help="files of conf/campaign that say what can't be")
+    parser.add_argument("--streams", nargs="+", default=[], type=Path, help="files of the benchmark streams")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     cannot = [entry for name in given.plan for entry in read(name).get("cannot", [])]
-    told = provenances(given.roots) | table(gathered(given.roots), cannot)
+    told = provenances(given.roots) | table(gathered(given.roots), cannot, streamed(given.streams, "world"))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)
     given.out.write_text(text + "\n", encoding="utf-8")

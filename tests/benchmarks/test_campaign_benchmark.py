@@ -134,7 +134,12 @@ def test_what_is_brought_along_is_done(tmp_path: Path) -> None:
     assert campaign(told(job | {"brought": False}), tmp_path).states["ask/a"] == "not started"
 
 
-def test_jobs_are_spread_over_devices_by_their_slots(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seen", ["", "3,5,7"])
+def test_jobs_are_spread_over_devices_by_their_slots(
+    seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    first, second = ("3", "5") if seen else ("0", "1")
     shows = (
         "python -c \"import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], "
         "os.environ['OMP_NUM_THREADS'], flush=True); time.sleep(1)\""
@@ -146,7 +151,7 @@ def test_jobs_are_spread_over_devices_by_their_slots(tmp_path: Path) -> None:
     ended = campaign(entries, tmp_path, most=4, gpus=2).run(60)
     assert set(states(ended).values()) == {"done"}
     shown = {name: (tmp_path / name / "log.txt").read_text().split() for name in ("big", "a", "b")}
-    assert shown == {"big": ["0", "1"], "a": ["1", "1"], "b": ["1", "1"]}
+    assert shown == {"big": [first, "1"], "a": [second, "1"], "b": [second, "1"]}
     about = json.loads((tmp_path / "a/provenance.json").read_text())
     assert about["at most beside"] == 3, "the fourth had to wait for a slot"
 

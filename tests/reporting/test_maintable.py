@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import UserError
 from pipeline.evaluation.runs import run
 from pipeline.evaluation.stepwise import summed
-from pipeline.reporting.campaigns import gathered
+from pipeline.reporting.campaigns import gathered, streamed
 from pipeline.reporting.mainsections import MAIN
 from pipeline.reporting.maintable import main, ordered, table
 from pipeline.reporting.measured import measured
@@ -155,6 +155,21 @@ def test_the_report_and_the_readme_show_the_file(root: Path, tmp_path: Path) -> 
     page = main_table(tmp_path)
     assert "| world/unseen | 2 | **75.0** | 0.0 |" in page
     assert main_table(tmp_path / "elsewhere") == "_Not measured yet._"
+
+
+def test_streams_that_were_measured_by_themselves_fill_empty_cells(root: Path, tmp_path: Path) -> None:
+    step = {"edits": 1, "efficacy": {"mean": 0.25, "low": 0.0, "high": 1.0, "n": 4}}
+    step |= dict.fromkeys(("generality", "portability", "retention", "locality"))
+    figures = {"memit:statistics.tokens=300": [{"edits": 0}, step, step | {"edits": 7}], "ours": [{}, step]}
+    file = tmp_path / "memit.json"
+    file.write_text(json.dumps(ABOUT | {"figures": figures}), encoding="utf-8")
+    filled = table(gathered([root]), CANNOT, streamed([file], "world"))["figures"]
+    first = filled["world, 1 edit/efficacy"]
+    assert (first["memit"]["mean"], first["memit"]["from"]) == (0.25, "python -m it; commit 0123abc")
+    assert first["ours"]["mean"] == 1.0, "the campaign has it"
+    assert first["ours"]["best"]
+    assert not first["memit"]["best"]
+    assert filled["world, 7 edits/efficacy"]["memit"]["best"], "no job has this length"
 
 
 def test_folders_without_results_are_named(tmp_path: Path) -> None:
