@@ -86,15 +86,15 @@ class Delta:
             self._count[head] += 1 if came_now else -1
         for head in dict.fromkeys(heads):
             self._number[head] = number
-            stood, count = self._stood[head], self._count[head]
-            for noted, holds in (
-                (self._alone, stood == 0 and count > 0),
-                (self._empty, stood > 0 and count == 0),
-            ):
-                if holds:
-                    noted[head] = None
-                else:
-                    noted.pop(head, None)
+            stood, holds = self._stood[head] > 0, self._count[head] > 0
+            if holds and not stood:
+                self._alone[head] = None
+            else:
+                self._alone.pop(head, None)
+            if stood and not holds:
+                self._empty[head] = None
+            else:
+                self._empty.pop(head, None)
         self.last = number
 
     def _look_up(self, heads: Sequence[int]) -> None:
