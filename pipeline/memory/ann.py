@@ -1,5 +1,6 @@
 """Nearest vectors by inner product: exact or by HiKVP's tree on any device, by codes or through faiss."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,11 @@ from pipeline.memory.codes import Codes
 from pipeline.memory.offsets import Rows
 from pipeline.memory.settings import Memory
 from pipeline.memory.tree import build_tree
+
+POINTS = 39
+"""Vectors that faiss trains a cell or a centre on at least."""
+BITS = 8
+"""Of a code of the product quantiser, one for as many dimensions."""
 
 
 class Searcher(Protocol):
@@ -82,7 +88,9 @@ def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
         vectors: unit vectors.
         memory: says which: `exact`; `codes` of one bit a dimension and `int8`, eight bits, which all are
             scanned; `hikvp`, the tree of `pipeline.memory.tree`; `hnsw` (Malkov and
-            Yashunin, arXiv 1603.09320); `ivf`, an inverted file, of fewer cells where there are few vectors.
+            Yashunin, arXiv 1603.09320); `ivf`, an inverted file, of fewer cells where there are few vectors;
+            `ivfpq`, one of product-quantised vectors of a bit a dimension, as long as `codes`, whose nearest
+            are compared in full as those of `codes` are (Jégou et al., TPAMI 2011).
 
     Raises:
         UserError: faiss is asked for but not installed.
@@ -102,19 +110,32 @@ def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
             f"or set memory.backend to exact"
         ) from error
     rows = vectors.float().cpu().numpy()
-    index: Any
-    if backend == "int8":
-        index = faiss.IndexScalarQuantizer(
-            rows.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        )
-        index.train(rows)
-    elif backend == "hnsw":
-        index = faiss.IndexHNSWFlat(rows.shape[1], memory.links, faiss.METRIC_INNER_PRODUCT)
-    else:
-        cells = max(1, min(memory.lists, len(rows) // 39))  # faiss trains a cell on at least 39 points
-        coarse = faiss.IndexFlatIP(rows.shape[1])
-        index = faiss.IndexIVFFlat(coarse, rows.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = min(memory.probes, cells)
+    index = _index(faiss, len(rows), rows.shape[1], memory)
+    if not index.is_trained:
         index.train(rows)
     index.add(rows)
     return Faiss(index)
+
+
+def _index(faiss: Any, count: int, dimension: int, memory: Memory) -> Any:
+    """Return the empty index of `memory.backend` for `count` vectors."""
+    product, trained = faiss.METRIC_INNER_PRODUCT, max(1, count // POINTS)
+    if memory.backend == "int8":
+        return faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_8bit, product)
+    if memory.backend == "hnsw":
+        index = faiss.IndexHNSWFlat(dimension, memory.links, product)
+        index.hnsw.efSearch = max(index.hnsw.efSearch, memory.probes)
+        return index
+    cells = min(memory.lists, trained)
+    coarse = faiss.IndexFlatIP(dimension)
+    if memory.backend == "ivf":
+        index = faiss.IndexIVFFlat(coarse, dimension, cells, product)
+    else:
+        parts, bits = math.gcd(dimension, max(1, dimension // BITS)), min(BITS, trained.bit_length() - 1)
+        index = faiss.IndexIVFPQ(coarse, dimension, cells, parts, max(1, bits), product)
+    index.nprobe = min(memory.probes, cells)
+    if memory.backend == "ivf":
+        return index
+    refined = faiss.IndexRefineFlat(index)
+    refined.k_factor = memory.rescored
+    return refined

@@ -104,6 +104,10 @@ class Arrangement:
     def _few(self, changes: int) -> bool:
         return changes <= max(CHANGES, len(self._facts) // 16)
 
+    def lock_by(self, lock: AbstractContextManager[object]) -> None:
+        """Let another lock be held while the facts change."""
+        self._lock = lock
+
     @property
     def used(self) -> bool:
         """Whether the facts were laid out, as they are once something is looked for."""
@@ -112,6 +116,13 @@ class Arrangement:
     def drop(self) -> None:
         """Lay the facts out anew when they are next searched."""
         self._laid_out = None
+
+    def prepare(self) -> None:
+        """Lay the facts out, and read or build what the first search would."""
+        with self._lock:
+            standing, _ = self._laid()
+        if isinstance(standing, OnDisk):
+            standing.prepare()
 
     def _laid(self) -> tuple[Standing, Delta]:
         if self._laid_out is None:

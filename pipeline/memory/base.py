@@ -120,7 +120,7 @@ class Base:
         """Return the id of a fact, None where there is none or `head` is not of the base."""
         if not 0 <= head < self.entities:
             return None
-        start, behind = self.starts.one(head), self.starts.one(head + 1)
+        start, behind = self.starts.span(head)
         end = behind
         while start < end:
             middle = (start + end) // 2

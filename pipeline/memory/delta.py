@@ -52,7 +52,8 @@ class Delta:
         self._facts = facts
         self._counts = laid_out
         self._stood: dict[int, int] = {}  # facts that a head with turns had when they were laid out
-        self._turns: dict[int, list[int]] = {}  # numbers of the changes at which a fact came or went, in turn
+        # Numbers of the changes at which a fact came or went, in turn; most facts do so once.
+        self._turns: dict[int, int | list[int]] = {}
         self._late: set[int] = set()  # facts with turns that were not laid out
         self._of: dict[int, list[int]] = {}  # facts with turns, by head
         self._number: dict[int, int] = {}  # of the last change that concerned a head
@@ -68,29 +69,32 @@ class Delta:
         """Take in a change: rows of facts that held and went, then of facts that didn't hold and came."""
         number = self.last + 1
         rows = [*went, *came]
-        heads = self._facts.at(np.array(rows, dtype=np.int64))[:, 0].tolist() if rows else []
+        heads = self._facts.heads(rows)
         self._look_up([head for head in dict.fromkeys(heads) if head not in self._stood])
         for place, (row, head) in enumerate(zip(rows, heads, strict=True)):
             came_now = place >= len(went)
-            if row in self._turns:
-                self._turns[row].append(number)
-            else:
+            turns = self._turns.get(row)
+            if turns is None:
                 if came_now:
                     self._late.add(row)
-                self._turns[row] = [number]
+                self._turns[row] = number
                 self._of.setdefault(head, []).append(row)
+            elif isinstance(turns, int):
+                self._turns[row] = [turns, number]
+            else:
+                turns.append(number)
             self._count[head] += 1 if came_now else -1
         for head in dict.fromkeys(heads):
             self._number[head] = number
-            stood, count = self._stood[head], self._count[head]
-            for noted, holds in (
-                (self._alone, stood == 0 and count > 0),
-                (self._empty, stood > 0 and count == 0),
-            ):
-                if holds:
-                    noted[head] = None
-                else:
-                    noted.pop(head, None)
+            stood, holds = self._stood[head] > 0, self._count[head] > 0
+            if holds and not stood:
+                self._alone[head] = None
+            else:
+                self._alone.pop(head, None)
+            if stood and not holds:
+                self._empty[head] = None
+            else:
+                self._empty.pop(head, None)
         self.last = number
 
     def _look_up(self, heads: Sequence[int]) -> None:
@@ -108,9 +112,10 @@ class Delta:
 
     def holds(self, row: int, at: int) -> bool | None:
         """Return whether a fact held after change `at`, None where none concerned it."""
-        if row not in self._turns:
+        turns = self._turns.get(row)
+        if turns is None:
             return None
-        turned = bisect_right(self._turns[row], at) % 2 == 1
+        turned = turns <= at if isinstance(turns, int) else bisect_right(turns, at) % 2 == 1
         return turned == (row in self._late)
 
     def since(self) -> tuple[list[int], list[int]]:

@@ -52,8 +52,7 @@ class DurableMemory(KnowledgeMemory):
     _changed: int
     """Facts that were changed since the last merge began."""
     _merging: Merging | None = None
-    _held_off = False
-    """Whether none may begin."""
+    _held_off = False  # whether none may begin
 
     @classmethod
     def begun(

@@ -13,7 +13,8 @@ from pipeline.memory.chronicle import Chronicle
 from pipeline.memory.coding import CodesWriter
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.flat import REMEDY, FlatWriter
-from pipeline.memory.names import BLOCK, Names, Shelved
+from pipeline.memory.names import BLOCK, Names
+from pipeline.memory.shelved import Shelved
 from pipeline.memory.triples import Triples
 
 PERIODS = "periods"

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Self
 
 from pipeline.config import UserError
@@ -12,7 +13,7 @@ from pipeline.memory import generations
 from pipeline.memory.changes import Change
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
-from pipeline.memory.records import START
+from pipeline.memory.records import START, located
 from pipeline.memory.replay import journaled
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
@@ -28,6 +29,8 @@ class FollowingMemory(KnowledgeMemory):
     _held: generations.Contents
     _manifest: "Kept"
     """The manifest, as of no later than what is held."""
+    _opening: "Opening | None" = None
+    """What opens the snapshot of a merge."""
 
     @classmethod
     def open(cls, folder: Path, settings: Memory, encoder: TextEncoder) -> Self:
@@ -44,10 +47,12 @@ class FollowingMemory(KnowledgeMemory):
     def follow(self) -> int:
         """Take in what was written to the folder since; return how many changes there were.
 
-        Once the writer has merged, the folder is opened anew: ids change then, and 1 is returned.
+        Once the writer has merged, the new snapshot is opened beside: until that is done, what is held goes
+        on with the changes. Ids change when it is taken over, and 1 is returned at least.
 
         Raises:
-            UserError: a file is missing or damaged; what is held stays as it is.
+            UserError: a file is missing or damaged; what is held stays as it is. Of a snapshot this is said
+                once, and what is held goes on.
         """
         while True:
             manifest = self._manifest
@@ -58,15 +63,19 @@ class FollowingMemory(KnowledgeMemory):
                     raise
 
     def _followed(self) -> int:
+        taken = 0
         if self._manifest.replaced():
             manifest = Kept(self._manifest.file)
-            if generations.current(self._folder) != self._held.generation:
-                held = generations.read(self._folder, self.encoder, self.settings.layout)
-                with self._state:
-                    self._take(held)
-                self._manifest = manifest
-                return 1
+            generation = generations.current(self._folder)
+            if generation != self._held.generation:
+                taken = self._go_on(generation)
             self._manifest = manifest
+        if self._opening is not None and not self._opening.is_alive():
+            opening, self._opening = self._opening, None
+            taken = self._go_over(opening)
+        return max(taken, self._follow_journal())
+
+    def _follow_journal(self) -> int:
         generation, before = self._held.generation, self._held.last
         if generation is None:
             return 0
@@ -80,6 +89,40 @@ class FollowingMemory(KnowledgeMemory):
         KnowledgeMemory._commit(self, since)
         self._held = self._held._replace(last=last)
         return last.number - (before.number if before else generation.first - 1)
+
+    def _go_on(self, generation: generations.Generation | None) -> int:
+        """Follow the journal of another generation, and open its snapshot, beside where that can be.
+
+        Returns:
+            1 where the snapshot is open, 0 else.
+        """
+        held = self._held
+        if generation is not None and held.generation is not None and self.settings.layout == "factored":
+            known = held.last.number if held.last else held.generation.first - 1
+            journal = generation.journal(self._folder)
+            last = located(journal, known) if known >= generation.first else None
+            if last is not None or known == generation.first - 1:
+                self._held = held._replace(generation=generation, last=last)
+                self._opening = Opening(self._folder, self.settings, self.encoder)
+                return 0
+        fresh = generations.read(self._folder, self.encoder, self.settings.layout)
+        with self._state:
+            self._take(fresh)
+        return 1
+
+    def _go_over(self, opening: "Opening") -> int:
+        """Take over the snapshot that was opened, if it still counts; return whether it does."""
+        fresh = opening.memory
+        if opening.error is not None:
+            raise opening.error
+        if fresh is None or fresh._held.generation != self._held.generation:
+            return 0
+        fresh.arrangement.lock_by(self._state)
+        with self._state:
+            self.entities, self.relations, self.slots = fresh.entities, fresh.relations, fresh.slots
+            self._facts, self.chronicle, self.arrangement = fresh._facts, fresh.chronicle, fresh.arrangement
+            self._past, self._held = {}, fresh._held
+        return 1
 
     def upsert(
         self,
@@ -110,6 +153,35 @@ class FollowingMemory(KnowledgeMemory):
             UserError: always.
         """
         return self.upsert([])
+
+
+class Opening(Thread):
+    """Opens the memory in a folder beside everything else.
+
+    Args:
+        folder: of the memory.
+        settings: layout and sizes of the search.
+        encoder: turns the names of new things into vectors.
+    """
+
+    def __init__(self, folder: Path, settings: Memory, encoder: TextEncoder) -> None:
+        super().__init__(name="open", daemon=True)
+        self._folder = folder
+        self.memory: FollowingMemory | None = None
+        """What was opened, None where that failed, as it does where it is merged again meanwhile."""
+        self.error: UserError | None = None
+        self._fresh = FollowingMemory(settings, encoder)
+        self.start()
+
+    def run(self) -> None:
+        """Open it."""
+        fresh = self._fresh
+        try:
+            fresh._take(generations.read(self._folder, fresh.encoder, fresh.settings.layout))
+            fresh.arrangement.prepare()
+            self.memory = fresh
+        except UserError as error:
+            self.error = error
 
 
 class Kept:

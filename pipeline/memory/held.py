@@ -131,6 +131,14 @@ class HeldFacts:
     def _triple(self, key: Key) -> Triple:
         return self.entities.row(key[0]), self.relations.row(key[1]), self.entities.row(key[2])
 
+    def _triples(self, keys: Sequence[Key]) -> list[Triple]:
+        """Return the rows of heads, relations and tails of facts."""
+        if not keys:
+            return []
+        heads, relations, tails = zip(*keys, strict=True)
+        ends = self.entities.many(heads), self.relations.many(relations), self.entities.many(tails)
+        return list(zip(*ends, strict=True))
+
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
         head, relation, tail = self._named(row)

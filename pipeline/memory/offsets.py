@@ -141,12 +141,16 @@ class Offsets:
         blocks, narrow, far = self._views
         block = row // BLOCK
         near: int = narrow[row]
-        if len(far):
+        if not near and row % BLOCK and len(far):  # distances of a block that spans too much are 0 there
             place = int(self._wide.searchsorted(block))
             if place < len(far) and self._wide[place] == block:
                 near = far[place, row % BLOCK]
         start: int = blocks[block]
         return start + near
+
+    def span(self, row: int) -> tuple[int, int]:
+        """Return from where to where `row` goes."""
+        return self.one(row), self.one(row + 1)
 
     def ranges(self, rows: Rows) -> Ranges:
         """Return from where to where `rows` go."""

@@ -1,6 +1,6 @@
 """What writing facts will change: checked, and with the vectors of new names, before anything is changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.config import UserError
 from pipeline.memory.changes import Change
@@ -25,14 +25,19 @@ def planned(
         UserError: a new entity or relation comes without a name, or a field is empty.
     """
     for fact in facts:
-        if not all(part.strip() for part in fact.key):
+        if not (fact.head.strip() and fact.relation.strip() and fact.tail.strip()):
             raise UserError(f"fact {str(fact)!r}: head, relation and tail must not be empty")
-    ends = [(f.head, f.head_label) for f in facts] + [(f.tail, f.tail_label) for f in facts]
+    ends = [fact.head for fact in facts] + [fact.tail for fact in facts]
     if len(facts) > MANY:
-        names["entities"].look_up([key for key, _ in ends])
+        names["entities"].look_up(ends)
     texts = {
-        "entities": names["entities"].fresh(ends, "entity"),
-        "relations": names["relations"].fresh([(f.relation, f.relation_noun) for f in facts], "relation"),
+        "entities": _fresh(names["entities"], "entity", ends, lambda: _ends(facts)),
+        "relations": _fresh(
+            names["relations"],
+            "relation",
+            [fact.relation for fact in facts],
+            lambda: [(fact.relation, fact.relation_noun) for fact in facts],
+        ),
     }
     if layout == "slot":
         heads, relations = (_Later(names[kind], fresh) for kind, fresh in texts.items())
@@ -42,6 +47,18 @@ def planned(
             texts["slots"][slot_key(row, other)] = slot_text(label, noun)
     new = {kind: names[kind].encoded(fresh, progress) for kind, fresh in texts.items()}
     return Change([fact.key for fact in facts], [], new)
+
+
+def _fresh(
+    names: Names, kind: str, keys: Sequence[str], named: Callable[[], list[tuple[str, str]]]
+) -> dict[str, str]:
+    """Return which of `keys` are new with their texts, which `named` tells; most often there are none."""
+    return names.fresh(named(), kind) if names.lacks(keys) else {}
+
+
+def _ends(facts: Sequence[Fact]) -> list[tuple[str, str]]:
+    """Return the heads of facts, then the tails, with their labels."""
+    return [(f.head, f.head_label) for f in facts] + [(f.tail, f.tail_label) for f in facts]
 
 
 class _Later:

@@ -99,6 +99,29 @@ def records(file: Path, after: Record | None = None, until: int = END) -> Iterat
             logger.warning("%s: %d bytes of a record that was never acknowledged", file, size - at)
 
 
+def located(file: Path, number: int) -> Record | None:
+    """Return where record `number` of a journal stands, by the heads before it; None where it has none.
+
+    Raises:
+        DamageError: a head fails its checksum.
+        OSError: it can't be read.
+    """
+    with file.open("rb") as stream:
+        expected, at = first_number(file, stream.read(START.size)), START.size
+        while expected <= number:
+            stream.seek(at)
+            head = stream.read(HEAD.size)
+            if len(head) < HEAD.size:
+                return None
+            found, length, _, own = HEAD.unpack(head)
+            if zlib.crc32(head[:CHECKED]) != own or found != expected:
+                raise DamageError(file, at, "a record's head fails its checksum")
+            start, at, expected = at, at + HEAD.size + length, expected + 1
+            if found == number:
+                return Record(number, start, at, b"")
+    return None
+
+
 def first_number(file: Path, start: bytes) -> int:
     """Return the number of a journal's first record."""
     if len(start) < START.size:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-BACKENDS = ("exact", "codes", "int8", "hikvp", "hnsw", "ivf")
+BACKENDS = ("exact", "codes", "int8", "hikvp", "hnsw", "ivf", "ivfpq")
 LAYOUTS = ("factored", "slot")
 
 
@@ -22,13 +22,13 @@ class Memory:
     relation_weight: float
     """Weight of the relation's log-probability beside the entity's similarity."""
     backend: str
-    """`exact`, `codes` (of one bit a dimension), `int8`, `hikvp`, `hnsw` or `ivf`."""
+    """`exact`, `codes` (of one bit a dimension), `int8`, `hikvp`, `hnsw`, `ivf` or `ivfpq`."""
     links: int
     """Edges a node of the HNSW graph."""
     lists: int
     """Cells of the inverted file."""
     probes: int
-    """Cells of the inverted file that a search visits."""
+    """Cells of the inverted file that a search visits, or nodes of the HNSW graph that it goes on from."""
     roots: int
     """k_R of HiKVP: clusters of clusters that a search goes into (AtlasKV: 128)."""
     inner: int
@@ -36,7 +36,7 @@ class Memory:
     spread: float
     """How much of the spread of a cluster's keys its score is raised by in HiKVP; AtlasKV's is 0."""
     rescored: int
-    """Vectors that a search by `codes` compares, nearest by their codes, for each one wanted."""
+    """Vectors that a search by `codes` or `ivfpq` compares, nearest by their codes, for each one wanted."""
     share: float
     """Of the codes that a search by `codes` compares in full: those whose first 192 bits differ least."""
     beam: int

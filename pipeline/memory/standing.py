@@ -191,7 +191,7 @@ class OnDisk:
     def _range(self, head: int) -> range:
         if head >= self._base.entities:
             return range(0)
-        return range(self._base.starts.one(head), self._base.starts.one(head + 1))
+        return range(*self._base.starts.span(head))
 
     def slot(self, head: int, relation: int) -> list[int]:
         """Return the facts of a slot, ascending."""

@@ -19,9 +19,9 @@ from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
 from pipeline.memory.folding import fold
 from pipeline.memory.held import HeldFacts
-from pipeline.memory.names import Shelved
 from pipeline.memory.planning import planned, slot_key
 from pipeline.memory.settings import Memory
+from pipeline.memory.shelved import Shelved
 from pipeline.memory.triples import Cut, Triples
 
 VIEWS = 8
@@ -118,9 +118,9 @@ class KnowledgeMemory(HeldFacts):
                     self._names[kind].restore(*new)
             gone = [row for key in change.removed if (row := self.find(*key)) is not None]
             went = self._facts.remove(gone)
-            rows, came = self._facts.add([self._triple(key) for key in change.written])
+            rows, came = self._facts.add(self._triples(change.written))
             if change.on:
-                dated = self._facts.place([self._triple(key) for key in change.dated]) if change.dated else []
+                dated = self._facts.place(self._triples(list(change.dated))) if change.dated else []
                 self.chronicle.take(dict(zip(dated, change.dated.values(), strict=True)), change.on)
             self.arrangement.changed(went, came)
         return rows, gone

@@ -142,6 +142,7 @@ class Keys(Strings):
         super().__init__(files, name)
         self._order = files[f"{name}.order"]
         self._buckets = Offsets(files, f"{name}.buckets")
+        self._shift = _shift(len(self))
 
     def find(self, keys: Sequence[str]) -> Rows:
         """Return the row of each of `keys`, -1 where it is not in the table."""
@@ -154,7 +155,7 @@ class Keys(Strings):
     def _find(self, keys: list[bytes]) -> Rows:
         """Compare each of `keys` with all strings of its bucket, byte by byte but all at once."""
         hashes = np.array([zlib.crc32(key) for key in keys], np.uint64)
-        ranges = self._buckets.ranges((hashes >> np.uint64(_shift(len(self)))).astype(np.int64))
+        ranges = self._buckets.ranges((hashes >> np.uint64(self._shift)).astype(np.int64))
         places, asked = expand(ranges)
         rows = self._order[places].astype(np.int64)
         wanted = np.frombuffer(b"".join(keys), np.uint8)
@@ -172,15 +173,11 @@ class Keys(Strings):
 
     def find_one(self, key: str) -> int | None:
         """Return the row of `key`, None where it is not in the table."""
-        if not len(self):
-            return None
         content = key.encode(errors="surrogatepass")
-        bucket = zlib.crc32(content) >> _shift(len(self))
-        for row in self._order[self._buckets.one(bucket) : self._buckets.one(bucket + 1)].tolist():
-            start = self._offsets.one(row)
-            if self._offsets.one(row + 1) - start != len(content):
-                continue
-            if self._bytes[start : start + len(content)].tobytes() == content:
+        first, behind = self._buckets.span(zlib.crc32(content) >> self._shift)
+        for row in self._order[first:behind].tolist():
+            start, end = self._offsets.span(row)
+            if end - start == len(content) and self._bytes[start:end].tobytes() == content:
                 return int(row)
         return None
 

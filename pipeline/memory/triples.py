@@ -98,7 +98,7 @@ class Triples:
     @property
     def rows(self) -> Int[np.ndarray, "M 3"]:
         """All of them; with a base this reads all of it."""
-        mine: Int[np.ndarray, "M 3"] = self._rows.rows.numpy()
+        mine: Int[np.ndarray, "M 3"] = self._rows.array
         if self.base is None:
             return mine
         return self.at(np.arange(self.end))
@@ -106,7 +106,7 @@ class Triples:
     @property
     def alive(self) -> Bool[np.ndarray, " M"]:
         """Which of them hold."""
-        mine: Bool[np.ndarray, " M"] = self._alive.rows.numpy()
+        mine: Bool[np.ndarray, " M"] = self._alive.array
         if self.base is None:
             return mine
         alive = np.ones(self.end, np.bool_)
@@ -123,15 +123,25 @@ class Triples:
 
     def at(self, rows: Rows) -> Int[np.ndarray, "n 3"]:
         """Return head, relation and tail of `rows`."""
-        mine, own = self._rows.rows.numpy(), self._of_own(rows)
-        old = own < 0
-        if self.base is None or not old.any():
-            found: Int[np.ndarray, "n 3"] = mine[own]
+        mine = self._rows.array
+        if self.base is None:
+            found: Int[np.ndarray, "n 3"] = mine[rows]
             return found
+        own = self._of_own(rows)
+        old = own < 0
         found = np.empty((len(rows), 3), dtype=np.int64)
-        found[old] = self.base.triples(self.numbering.rows(rows[old]))
+        if old.any():
+            found[old] = self.base.triples(self.numbering.rows(rows[old]))
         found[~old] = mine[own[~old]]
         return found
+
+    def heads(self, rows: Sequence[int]) -> list[int]:
+        """Return the heads of `rows`: `at` for few facts, in a fraction of the time."""
+        places = list(map(self._one_of_own, rows[:MANY]))
+        if len(rows) > MANY or any(place < 0 for place in places):
+            found: list[int] = self.at(np.array(rows, dtype=np.int64))[:, 0].tolist()
+            return found
+        return [int(self._rows.array[place, 0]) for place in places]
 
     def columns(self, rows: Int[Tensor, "*n"]) -> Int[Tensor, "3 *n"]:
         """Return heads, relations and tails of `rows`, where these are."""
@@ -149,8 +159,8 @@ class Triples:
         new = dict.fromkeys(triple for triple, row in zip(facts, rows, strict=True) if row is None)
         if new:
             self._row.update({triple: end + i for i, triple in enumerate(new)})
-            self._rows.append(torch.from_numpy(np.array(list(new), dtype=np.int64)))
-            self._alive.append(torch.zeros(len(new), dtype=torch.bool))
+            self._rows.append(np.array(list(new), dtype=np.int64))
+            self._alive.append(np.zeros(len(new), dtype=np.bool_))
         return [self._row[triple] if row is None else row for triple, row in zip(facts, rows, strict=True)]
 
     def add(self, facts: Sequence[Triple]) -> Added:
@@ -173,14 +183,14 @@ class Triples:
             self._dead.difference_update(old)
         else:
             self._dead.update(old)
-        if len(old) < len(rows):
-            self._alive.rows.numpy()[[place for place in places if place >= 0]] = alive
+        for place in filter(lambda place: place >= 0, places):
+            self._alive.array[place] = alive
         self._count += len(rows) if alive else -len(rows)
 
     def holds(self, row: int) -> bool:
         """Return whether the fact holds."""
         place = self._one_of_own(row)
-        return row not in self._dead if place < 0 else bool(self._alive.rows[place])
+        return row not in self._dead if place < 0 else bool(self._alive.array[place])
 
     def find(self, triple: Triple) -> int | None:
         """Return the row of a fact that holds, or None."""
@@ -225,7 +235,7 @@ class Triples:
 
     def since_base(self) -> tuple[list[int], list[int]]:
         """Return the rows of the base's facts that no longer hold, and of the other facts that do."""
-        came: list[int] = self._own()[self._alive.rows.numpy()].tolist()
+        came: list[int] = self._own()[self._alive.array].tolist()
         return sorted(self._dead), came
 
     def held(self, block: int) -> Iterable[Int[np.ndarray, "n 3"]]:
@@ -237,12 +247,12 @@ class Triples:
             kept = rows[~np.isin(rows, dead[slice(*np.searchsorted(dead, [rows[0], rows[-1] + 1]))])]
             assert self.base is not None
             yield self.base.triples(kept)
-        yield self._rows.rows.numpy()[self._alive.rows.numpy()]
+        yield self._rows.array[self._alive.array]
 
     def cut(self) -> Cut:
         """Return which facts hold now."""
         dead = np.array(sorted(self._dead), dtype=np.int64)
-        return Cut(self.end, self._alive.rows.numpy().copy(), dead)
+        return Cut(self.end, self._alive.array.copy(), dead)
 
     def rebased(self, base: Base, cut: Cut) -> "Rebased":
         """Return what this table is over another base; its `table` is one call, which takes little time.
@@ -255,7 +265,7 @@ class Triples:
             ValueError: the base holds other facts.
         """
         count = len(cut.alive)
-        own, mine = self._own()[:count], self._rows.rows.numpy()[:count]
+        own, mine = self._own()[:count], self._rows.array[:count]
         came = own[cut.alive]
         numbering = self.numbering.moved(self.base, base, cut.dead, came, mine[cut.alive])
         kept = np.sort(np.concatenate([cut.dead, own[~cut.alive]]))
@@ -264,7 +274,7 @@ class Triples:
 
         def now() -> Triples:
             other = Triples(base=base)
-            alive, later = self._alive.rows.numpy(), self._rows.rows.numpy()[count:]
+            alive, later = self._alive.array, self._rows.array[count:]
             places = self._of_own(kept)
             holding = np.where(places < 0, ~np.isin(kept, list(self._dead)), alive[places])
             other.numbering, other._kept = numbering, kept

@@ -14,7 +14,7 @@ VECTORS = F.normalize(torch.randn(2000, 32, generator=GENERATOR), dim=-1)
 QUERIES = F.normalize(VECTORS[:100] + 0.1 * torch.randn(100, 32, generator=GENERATOR), dim=-1)
 
 
-LEAST = {"exact": 1.0, "codes": 0.9, "int8": 0.9, "hikvp": 0.8, "hnsw": 0.9, "ivf": 0.8}
+LEAST = {"exact": 1.0, "codes": 0.9, "int8": 0.9, "hikvp": 0.8, "hnsw": 0.9, "ivf": 0.8, "ivfpq": 0.8}
 """Share of what a scan finds that each backend must find."""
 
 
@@ -37,7 +37,7 @@ def test_a_backend_finds_what_a_scan_finds(backend: str, least: float) -> None:
     torch.testing.assert_close(scores, (QUERIES @ VECTORS.T).gather(1, rows), atol=close, rtol=close)
 
 
-@pytest.mark.parametrize("backend", ["exact", "codes", "int8", "hikvp", "hnsw", "ivf"])
+@pytest.mark.parametrize("backend", list(LEAST))
 def test_n_is_cut_to_the_number_of_vectors(backend: str) -> None:
     scores, rows = searcher(VECTORS[:7], settings(backend, lists=100)).search(QUERIES[:3], 50)
     assert sorted(rows[0].tolist()) == list(range(7))
@@ -53,13 +53,24 @@ def test_rows_that_an_inverted_file_does_not_reach_score_minus_infinity() -> Non
     assert ((rows >= 0) & (rows < 390)).all()
 
 
+@pytest.mark.parametrize("backend", ["hnsw", "ivf", "ivfpq"])
+def test_more_probes_find_more(backend: str) -> None:
+    right = (QUERIES @ VECTORS.T).topk(10).indices.tolist()
+    shares = []
+    for probes in (1, 64):
+        given = settings(backend, probes=probes, links=2, rescored=200)
+        _, rows = searcher(VECTORS, given).search(QUERIES, 10)
+        shares.append(sum(len(set(a) & set(b)) for a, b in zip(rows.tolist(), right, strict=True)))
+    assert shares[0] < shares[1]
+
+
 def test_queries_with_gradients_are_searched() -> None:
     asked = QUERIES[:2].clone().requires_grad_()
     scores, _ = searcher(VECTORS, settings("hnsw")).search(asked, 3)
     assert not scores.requires_grad
 
 
-@pytest.mark.parametrize("backend", ["exact", "codes", "int8", "hikvp", "hnsw", "ivf"])
+@pytest.mark.parametrize("backend", list(LEAST))
 def test_nothing_is_found_among_no_vectors(backend: str) -> None:
     found = searcher(VECTORS[:0], settings(backend))
     assert isinstance(found, Exact)

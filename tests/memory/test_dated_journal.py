@@ -1,6 +1,7 @@
 """Dated changes in a memory's folder: cut at any byte, merged, followed, and folders of before."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,10 @@ def test_a_merge_keeps_periods_sources_and_the_past(tmp_path: Path, layout: str)
         follower = FollowingMemory.open(tmp_path, settings, Drawn())
         memory.merge()
         assert state(memory) == right
-        assert follower.follow() == 1
+        follower.follow()
+        assert state(follower) == right
+        while layout == "factored" and follower.follow() == 0:  # until the snapshot is open
+            time.sleep(0.001)
         assert state(follower) == right
     for _ in range(2):
         with DurableMemory.begun(tmp_path, settings, Drawn(), "none") as memory:

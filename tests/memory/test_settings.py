@@ -9,7 +9,7 @@ from tests.tiny import memory_settings
         ({"layout": "tree"}, r"memory\.layout must be one of factored, slot, not 'tree'"),
         (
             {"backend": "lsh"},
-            r"memory\.backend must be one of exact, codes, int8, hikvp, hnsw, ivf, not 'lsh'",
+            r"memory\.backend must be one of exact, codes, int8, hikvp, hnsw, ivf, ivfpq, not 'lsh'",
         ),
         *(
             ({name: 0}, rf"memory\.{name} must be at least 1, not 0")
