@@ -13,6 +13,7 @@ from pipeline.memory.base import Base
 from pipeline.memory.delta import Delta
 from pipeline.memory.names import Names
 from pipeline.memory.offsets import Rows
+from pipeline.memory.on_device import OnDevice
 from pipeline.memory.planning import slot_key
 from pipeline.memory.scoring import Scoring, Slots
 from pipeline.memory.settings import Memory
@@ -94,7 +95,8 @@ class Arrangement:
         if self._laid_out is None:
             standing: Standing
             if self._facts.base is not None:
-                standing = OnDisk(self._facts.base, self._names["entities"], self._settings, self._device)
+                kind = OnDevice if self._device.type == "cuda" else OnDisk
+                standing = kind(self._facts.base, self._names["entities"], self._settings, self._device)
             else:
                 adjacency = self._arrays()
                 vectors = self._names["entities"].vectors

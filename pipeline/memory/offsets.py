@@ -124,6 +124,11 @@ class Offsets:
         """Where the last row ends."""
         return int(self[np.array([self._rows])][0])
 
+    @property
+    def parts(self) -> tuple[NDArray[np.uint64], NDArray[np.uint16], NDArray[np.uint32], NDArray[np.uint64]]:
+        """The starts of blocks, the distances in them, and the blocks of far distances with these."""
+        return self._blocks, self._near, self._wide, self._far
+
     def __getitem__(self, rows: Rows) -> Rows:
         """Return where `rows` begin, each between 0 and, for the end of all, their number."""
         block = rows // BLOCK
