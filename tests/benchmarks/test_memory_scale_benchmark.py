@@ -14,6 +14,7 @@ from pipeline.benchmarks.memory_scale import MemoryScale, measured, memory_scale
 from pipeline.benchmarks.processes import mapped
 from pipeline.config import UserError
 from pipeline.weights import Encoder
+from tests.model.tiny_systems import CPU
 from tests.tiny import memory_settings
 
 MEMORY = memory_settings(entities=5, N=20)
@@ -28,8 +29,11 @@ def settings(folder: Path, **changes: Any) -> MemoryScale:
         "scans": 2,
         "dimensions": 64,
         "codes_share": 0.1,
-        "batch_size": 2,
+        "batch_sizes": [2],
         "sorting_mib": 1,
+        "workers": 1,
+        "parts": ["build", "search"],
+        "keep": False,
         "folder": folder,
     }
     return MemoryScale(**(values | changes))
@@ -61,9 +65,10 @@ def test_names_are_all_different_and_as_many_as_wanted() -> None:
 
 def test_what_is_measured_is_told_and_no_base_is_left(tmp_path: Path) -> None:
     section = settings(tmp_path / "scratch")
-    memory_scale.run(MEMORY, NOWHERE, section, tmp_path)  # type: ignore[attr-defined]
+    memory_scale.run(MEMORY, NOWHERE, section, CPU, tmp_path)  # type: ignore[attr-defined]
     told = json.loads((tmp_path / "memory_scale.json").read_text())
-    assert {"command", "commit", "versions", "machine", "seeds", "settings", "figures"} == told.keys()
+    names = {"command", "commit", "versions", "machine", "seeds", "settings", "figures", "exponents"}
+    assert names == told.keys()
     assert str(tmp_path) not in json.dumps(told)
     [figures] = told["figures"].values()
     build, search = figures["build"], figures["search"]
@@ -96,7 +101,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path: Path
     with pytest.raises(
         UserError, match=r"GB are free, but a base of \d+ facts needs about .* memory_scale\.folder"
     ):
-        measured(settings(tmp_path), MEMORY, NOWHERE, facts)
+        measured(settings(tmp_path), MEMORY, NOWHERE, facts, CPU.device)
     assert list(tmp_path.iterdir()) == []
 
 
