@@ -2,12 +2,12 @@
 
 A graph is made up and built into a base, with codes of random vectors, in one process; a fresh one opens it
 as a memory. It searches the slots of given heads, the first time out of files that the system no longer holds
-in main memory, heads among the codes, and facts for whole queries; on a GPU, where `trainer` chooses one, what
-`pipeline.benchmarks.scale_on_gpu` says. Seconds, milliseconds, bytes and resident memory, in which mapped
-pages count, go to memory_scale.json, beside the exponents by which milliseconds grow with the facts.
+in main memory, heads among the codes, and facts for whole queries; on a GPU, where `trainer` chooses one,
+what `pipeline.benchmarks.scale_on_gpu` says. Seconds, milliseconds, bytes and resident memory, in which
+mapped pages count, go to memory_scale.json, beside the exponents by which milliseconds grow with the facts.
 
-Building and searching may be two commands: `memory_scale.parts=[build]`, then `memory_scale.parts=[search]`, both
-with `memory_scale.keep=true`.
+Building and searching may be two commands: `memory_scale.parts=[build]`, then `memory_scale.parts=[search]`,
+both with `memory_scale.keep=true`.
 """
 
 import json
@@ -93,6 +93,13 @@ class MemoryScale:
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"memory_scale.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.codes_share <= 1:
+            raise ValueError(f"memory_scale.codes_share must be from 0 to 1, not {self.codes_share}")
+        if not 0 <= self.exponent < 1:
+            raise ValueError(f"memory_scale.exponent must be from 0 to below 1, not {self.exponent}")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
         if self.batch_sizes and min(self.batch_sizes) < 1:
             raise ValueError(f"memory_scale.batch_sizes must be at least 1, not {min(self.batch_sizes)}")
         if self.workers < 0:
@@ -101,10 +108,6 @@ class MemoryScale:
             raise ValueError(f"memory_scale.parts must be some of {', '.join(PARTS)}, not {self.parts}")
         if self.parts != list(PARTS) and not self.keep:
             raise ValueError(f"memory_scale.parts is {self.parts}, which takes memory_scale.keep=true")
-        if not 0 <= self.codes_share <= 1:
-            raise ValueError(f"memory_scale.codes_share must be from 0 to 1, not {self.codes_share}")
-        if not 0 <= self.exponent < 1:
-            raise ValueError(f"memory_scale.exponent must be from 0 to below 1, not {self.exponent}")
 
     def graph(self, facts: int) -> MadeUp:
         """Return the graph of so many facts."""
@@ -122,7 +125,9 @@ def memory_scale(
     told = provenance(overridden("python -m pipeline.benchmark memory_scale"), [memory_scale.seed])
     settings = {name: value for name, value in asdict(memory_scale).items() if name != "folder"}
     settings |= {"memory": asdict(memory)}
-    figures = {str(facts): measured(memory_scale, memory, encoder, facts, device) for facts in memory_scale.facts}
+    figures = {
+        str(facts): measured(memory_scale, memory, encoder, facts, device) for facts in memory_scale.facts
+    }
     told |= {"settings": settings, "figures": figures, "exponents": exponents(figures)}
     (out / "memory_scale.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

@@ -6,6 +6,7 @@ mapped pages too. Milliseconds go from vectors on the GPU to the facts' ids in m
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,7 @@ def searched_on_gpu(asked: Searches, device: torch.device) -> dict[str, Any]:
     return told | _parts(asked, base, random, device)  # with copies of its own
 
 
-def _parts(
-    asked: Searches, base: Base, random: np.random.Generator, device: torch.device
-) -> dict[str, Any]:
+def _parts(asked: Searches, base: Base, random: np.random.Generator, device: torch.device) -> dict[str, Any]:
     """Return the milliseconds of the scan alone and of the facts of given heads alone."""
     assert base.entity_codes is not None
     codes, facts = ResidentCodes(base.entity_codes, device), ResidentFacts(base, device)
@@ -62,13 +61,13 @@ def _parts(
             key = asked.query(random, size, device).key
             return lambda: codes.search(key, asked.memory.entities)[1].cpu()
 
-        def gather(size: int = size, uniform: bool = True) -> Callable[[], Any]:
-            heads = [part.to(device) for part in given(asked, base, random, size, uniform)]
-            return lambda: facts.found(*heads, weight, n, none).candidates.facts.cpu()
+        def gather(uniform: bool, size: int = size) -> Callable[[], Any]:
+            heads, near, shares = (part.to(device) for part in given(asked, base, random, size, uniform))
+            return lambda: facts.found(heads, near, shares, weight, n, none).candidates.facts.cpu()
 
         told[f"heads by their codes{more}"] = _timed(scan, times)
-        told[f"uniform heads{more}"] = _timed(gather, times)
-        told[f"zipf heads{more}"] = _timed(lambda gather=gather: gather(uniform=False), times)
+        told[f"uniform heads{more}"] = _timed(partial(gather, True), times)
+        told[f"zipf heads{more}"] = _timed(partial(gather, False), times)
     return told
 
 

@@ -1,7 +1,7 @@
 """The best facts of given heads where tensors are: `pipeline.memory.slots` for a base's facts on a GPU.
 
-Copied are the relation of each fact and where the facts of each head begin; heads, tails and names are asked for
-by what is found, and stay where they are.
+Copied are the relation of each fact and where the facts of each head begin; heads, tails and names are asked
+for by what is found, and stay where they are.
 """
 
 from typing import NamedTuple
@@ -115,10 +115,12 @@ class ResidentFacts:
         some = (column < n) & (scores[order] > -torch.inf)
         order, column = order[some], column[some]
         table = Candidates.none(len(heads), n, heads.device)
-        filled = *(part.clone() for part in table[:4]), torch.zeros_like(table.facts)
-        for target, values in zip(filled, (facts, scores, entity, relation, at), strict=True):
+        kept = Candidates(*(part.clone() for part in table))
+        places = torch.zeros_like(kept.facts)
+        targets = kept.facts, kept.scores, kept.entity, kept.relation, places
+        for target, values in zip(targets, (facts, scores, entity, relation, at), strict=True):
             target[of[order], column] = values[order]
-        return Found(Candidates(*filled[:4], table.via), filled[4], left_out)
+        return Found(kept, places, left_out)
 
     def _best(
         self, hubs: Stretches, scores: Float[Tensor, "h R"], n: int, dead: Int[Tensor, " d"]

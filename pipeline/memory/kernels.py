@@ -1,8 +1,8 @@
 """The scan of `pipeline.memory.scan` in Triton's kernels, which unpack codes where they are compared.
 
-Few queries are compared by their bits: a whole number q of 8 bits is the sum of 2^p q_p, with -2^7 for the last,
-so that q·b is a sum of counts of bits that a code b shares with the eight planes q_p. Many are compared by a
-product of 8-bit numbers on the tensor cores. Both give the same whole number.
+Few queries are compared by their bits: a whole number q of 8 bits is the sum of 2^p q_p, with -2^7 for the
+last, so that q·b is a sum of counts of bits that a code b shares with the eight planes q_p. Many are compared
+by a product of 8-bit numbers on the tensor cores. Both give the same whole number.
 """
 
 import torch
@@ -27,6 +27,7 @@ SHAPES = ((128, 16, 4), (128, 32, 4), (128, 64, 8), (128, 128, 8))
 
 def above(table: Table, asked: Asked, bounds: Float[Tensor, " B"], room: int) -> Passed:
     """Return the codes above each question's bound; see `pipeline.memory.scan`."""
+    assert table.words.is_contiguous()
     if len(bounds) <= FEW:
         return counted(table, asked, bounds, room)
     return multiplied(table, asked, bounds, room)
@@ -88,36 +89,37 @@ def planes(numbers: Int[Tensor, "B D"]) -> Int[Tensor, "B 8 W2"]:
 
 
 @triton.jit
-def _popcount(word, PLAIN: tl.constexpr):
-    """Return how many bits of a word are set; `PLAIN` where there is no instruction for it."""
-    if PLAIN:
+def _popcount(word, plain: tl.constexpr):
+    """Return how many bits of a word are set; `plain` where there is no instruction for it."""
+    if plain:
         word = word.to(tl.uint32, bitcast=True)
         word = word - ((word >> 1) & 0x55555555)
         word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
         word = (word + (word >> 4)) & 0x0F0F0F0F
-        return ((word * 0x01010101) >> 24).to(tl.int32)
+        count = ((word * 0x01010101) >> 24).to(tl.int32)
     else:
-        return libdevice.popc(word)
+        count = libdevice.popc(word)
+    return count
 
 
 @triton.jit
 def _count(
     words, factors, bits, sums, bounds, counts, values, rows, size, room,
-    W: tl.constexpr, CODES: tl.constexpr, PLAIN: tl.constexpr,
+    wide: tl.constexpr, many: tl.constexpr, plain: tl.constexpr,
 ):  # fmt: skip
-    """Compare CODES codes with one query by counting bits, and keep those above its bound."""
+    """Compare `many` codes with one query by counting bits, and keep those above its bound."""
     question = tl.program_id(0)
-    row = tl.program_id(1) * CODES + tl.arange(0, CODES)
+    row = tl.program_id(1) * many + tl.arange(0, many)
     inside = row < size
-    bits += question * 8 * 2 * W
-    total = tl.zeros([CODES], tl.int32)
-    for word in tl.static_range(W):
+    bits += question * 8 * 2 * wide
+    total = tl.zeros([many], tl.int32)
+    for word in tl.static_range(wide):
         both = tl.load(words + tl.cast(size, tl.int64) * word + row, mask=inside, other=0)
         low, high = both.to(tl.int32), (both >> 32).to(tl.int32)
         for plane in tl.static_range(8):
-            one = tl.load(bits + plane * 2 * W + 2 * word)
-            other = tl.load(bits + plane * 2 * W + 2 * word + 1)
-            shared = _popcount(low & one, PLAIN) + _popcount(high & other, PLAIN)
+            one = tl.load(bits + plane * 2 * wide + 2 * word)
+            other = tl.load(bits + plane * 2 * wide + 2 * word + 1)
+            shared = _popcount(low & one, plain) + _popcount(high & other, plain)
             if plane == 7:
                 total -= shared << plane
             else:
@@ -125,7 +127,7 @@ def _count(
     factor = tl.load(factors + row, mask=inside, other=0).to(tl.float32)
     value = (2 * total - tl.load(sums + question)).to(tl.float32) * factor
     hit = inside & (value > tl.load(bounds + question))
-    place = tl.atomic_add(counts + question + tl.zeros([CODES], tl.int32), 1, mask=hit, sem="relaxed")
+    place = tl.atomic_add(counts + question + tl.zeros([many], tl.int32), 1, mask=hit, sem="relaxed")
     kept = hit & (place < room)
     tl.store(values + question * room + place, value, mask=kept)
     tl.store(rows + question * room + place, row, mask=kept)
@@ -134,31 +136,31 @@ def _count(
 @triton.jit
 def _multiply(
     words, factors, numbers, sums, bounds, counts, values, rows, size, room,
-    W: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
+    wide: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
-    """Compare TILE codes with WIDTH queries by a product, and keep those above the queries' bounds."""
-    question = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
-    row = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    """Compare `tile` codes with `width` queries by a product, and keep those above the queries' bounds."""
+    question = tl.program_id(0) * width + tl.arange(0, width)
+    row = tl.program_id(1) * tile + tl.arange(0, tile)
     inside = row < size
     shift, place = tl.arange(0, 8), tl.arange(0, 32)
-    total = tl.zeros([TILE, WIDTH], tl.int32)
-    for word in tl.static_range(W):
+    total = tl.zeros([tile, width], tl.int32)
+    for word in tl.static_range(wide):
         both = tl.load(words + tl.cast(size, tl.int64) * word + row, mask=inside, other=0)
         for half in tl.static_range(2):
             part = (both >> (32 * half)).to(tl.int32)
             four = (part[:, None] >> shift[None, :]) & 0x01010101
             even = tl.join(four.to(tl.int8), (four >> 16).to(tl.int8))
             odd = tl.join((four >> 8).to(tl.int8), (four >> 24).to(tl.int8))
-            bits = tl.reshape(tl.join(even, odd), [TILE, 32])
+            bits = tl.reshape(tl.join(even, odd), [tile, 32])
             column = word * 64 + half * 32 + place
-            asked = tl.load(numbers + question[None, :] * (64 * W) + column[:, None])
+            asked = tl.load(numbers + question[None, :] * (64 * wide) + column[:, None])
             total = tl.dot(bits, asked, total, out_dtype=tl.int32)
     factor = tl.load(factors + row, mask=inside, other=0).to(tl.float32)
     value = (2 * total - tl.load(sums + question)[None, :]).to(tl.float32) * factor[:, None]
     hit = inside[:, None] & (value > tl.load(bounds + question)[None, :])
     if tl.max(tl.max(hit.to(tl.int32), 1), 0) > 0:
-        slot = question[None, :] + tl.zeros([TILE, WIDTH], tl.int32)
+        slot = question[None, :] + tl.zeros([tile, width], tl.int32)
         at = tl.atomic_add(counts + slot, 1, mask=hit, sem="relaxed")
         kept = hit & (at < room)
         tl.store(values + slot * room + at, value, mask=kept)
-        tl.store(rows + slot * room + at, row[:, None] + tl.zeros([TILE, WIDTH], tl.int32), mask=kept)
+        tl.store(rows + slot * room + at, row[:, None] + tl.zeros([tile, width], tl.int32), mask=kept)

@@ -90,8 +90,10 @@ class ResidentCodes:
         """Return inner products with `rows`: with their vectors where kept, else as estimated."""
         if self._codes.has_vectors:
             vectors = torch.from_numpy(self._codes.gather(rows.reshape(-1).cpu().numpy())).to(rows.device)
-            return torch.einsum("bp,bmp->bm", queries, vectors.reshape(*rows.shape, -1))
-        codes = bits(self.table.words[:, rows.reshape(-1)])[:, : moved.shape[1]].reshape(*rows.shape, -1)
+            return torch.einsum("bp,bmp->bm", queries, vectors.reshape(*rows.shape, moved.shape[1]))
+        codes = bits(self.table.words[:, rows.reshape(-1)])[:, : moved.shape[1]].reshape(
+            *rows.shape, moved.shape[1]
+        )
         # Sums of their own, which are the same for a question alone and among others.
         along = torch.where(codes.bool(), moved[:, None], -moved[:, None]).sum(dim=-1)
         return (queries * self._centre).sum(dim=1, keepdim=True) + along * self.table.factors[rows].float()

@@ -1,10 +1,10 @@
 """The scan over codes of one bit a dimension where tensors are: which have the largest estimates.
 
-The estimate of `pipeline.memory.codes` is, but for what all codes of a question share, (Qq·s) · f with the signs
-s of a code and the number f beside it. Here Qq is rounded to whole numbers from -127 to 127 first: the sum is
-then a whole number, the same in whatever order and on whatever machine it is added up, so that a question finds
-the same codes alone and among others. Rounding changes an estimate by about a hundredth of what the
-estimate itself is off by; who wants the order by Qq takes a few codes more and sorts them.
+The estimate of `pipeline.memory.codes` is, but for what all codes of a question share, (Qq·s) · f with the
+signs s of a code and the number f beside it. Here Qq is rounded to whole numbers from -127 to 127 first: the
+sum is then a whole number, the same in whatever order and on whatever machine it is added up, so that a
+question finds the same codes alone and among others. Who wants the order by Qq itself takes a few codes more
+and sorts them.
 
 All codes are compared. Those above a bound, which a sample of them tells, are kept; where too few or too
 many are, a second bound follows, and at last a scan that keeps the best of every block.
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.memory.coding import WORD
 
@@ -79,8 +80,19 @@ def rounded(queries: Float[Tensor, "B P"], words: int) -> Asked:
 def bits(words: Int[Tensor, "W n"]) -> Int[Tensor, "n D"]:
     """Return codes as a number 0 or 1 a bit, in 8 bits each."""
     places = torch.arange(8, dtype=torch.uint8, device=words.device)
-    octets = words.contiguous().view(torch.uint8).reshape(*words.shape, WORD // 8, 1)
+    octets = words.contiguous().reshape(-1).view(torch.uint8).reshape(*words.shape, WORD // 8, 1)
     return ((octets >> places) & 1).transpose(0, 1).reshape(words.shape[1], len(words) * WORD)
+
+
+def coded(vectors: Float[Tensor, "n P"], centre: Float[Tensor, " P"]) -> Table:
+    """Return the codes of vectors around `centre`, as `pipeline.memory.coding.coded` does, unrotated."""
+    moved = vectors - centre
+    sums = moved.abs().sum(dim=1)
+    factors = torch.where(sums > 0, (moved * moved).sum(dim=1) / sums, 0.0).half()
+    whole = F.pad(moved > 0, (0, -moved.shape[1] % WORD)).reshape(len(moved), -1, WORD)
+    # The last place is that of the sign: it overflows to where it belongs.
+    words = (whole.long() << torch.arange(WORD, device=moved.device)).sum(dim=-1)
+    return Table(words.T.contiguous(), factors)
 
 
 def estimates(table: Table, asked: Asked) -> Float[Tensor, "B n"]:

@@ -34,7 +34,7 @@ def test_facts_and_their_order_are_those_of_the_processor(
     hub: int,
     narrow: int,
 ) -> None:
-    """With twins among the relations and the heads, hubs, facts that are dead, and starts that lie far apart."""
+    """With twins among the relations, hubs, facts that are dead, and starts that lie far apart."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(offsets, "NARROW", narrow)
         base, _ = built(tmp_path_factory.mktemp("base") / "base", [rows(facts)])
