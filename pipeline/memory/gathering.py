@@ -13,8 +13,7 @@ from torch import Tensor
 
 from pipeline.memory.base import Base
 from pipeline.memory.facts import Candidates, Found
-from pipeline.memory.offsets import BLOCK
-from pipeline.memory.resident import copied
+from pipeline.memory.resident import COPIED, copied
 from pipeline.memory.slots import HUB
 
 
@@ -38,30 +37,19 @@ class ResidentFacts:
     def __init__(self, base: Base, device: torch.device) -> None:
         self.entities = base.entities
         self._kinds = len(base.relation_keys)
-        blocks, near, wide, far = base.starts.parts
-        self._blocks = torch.from_numpy(blocks.astype(np.int64)).to(device)
-        self._near = torch.empty(len(near), dtype=torch.int16, device=device)
-        copied(near.view(np.int16), self._near)
-        self._wide = torch.from_numpy(wide.astype(np.int64)).to(device)
-        self._far = torch.from_numpy(far.astype(np.int64)).to(device)
+        self._starts = torch.empty(base.entities + 1, dtype=torch.long, device=device)
+        for first in range(0, base.entities + 1, COPIED):
+            rows = np.arange(first, min(first + COPIED, base.entities + 1))
+            self._starts[first : first + COPIED] = torch.from_numpy(base.starts[rows])
+        base.starts.untouched()
         narrow = base.relations.dtype.itemsize == 1
         kind = torch.uint8 if narrow else torch.int16
         self._relations = torch.empty(len(base.relations), dtype=kind, device=device)
         copied(base.relations if narrow else base.relations.view(np.int16), self._relations)
 
-    def starts(self, rows: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-        """Return where the facts of heads begin; behind the last head they end."""
-        block = rows // BLOCK
-        starts = self._blocks[block] + (self._near[rows].long() & 0xFFFF)
-        if not len(self._wide):
-            return starts
-        place = torch.searchsorted(self._wide, block).clamp(max=len(self._wide) - 1)
-        far = self._far[place, rows % BLOCK]
-        return starts + far.masked_fill(self._wide[place] != block, 0)
-
     def headed(self, rows: Int[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
         """Return which entities head a fact."""
-        return self.starts(rows + 1) > self.starts(rows)
+        return self._starts[rows + 1] > self._starts[rows]
 
     def relations(self, facts: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
         """Return the relation of facts."""
@@ -89,16 +77,18 @@ class ResidentFacts:
             hub: facts up to which every one of a head is scored.
         """
         near, shares = near.float(), relation_log_probabilities.float()
-        question, place = ((heads >= 0) & (near > -torch.inf)).nonzero(as_tuple=True)
-        rows = heads[question, place]
-        pairs = torch.arange(len(rows), device=heads.device)
-        looked_at = Stretches(pairs, self.starts(rows), self.starts(rows + 1))
+        width = heads.shape[1]
+        rows = heads.clamp(min=0).reshape(-1)
+        start, end = self._starts[rows], self._starts[rows + 1]
+        end = torch.where((heads >= 0) & (near > -torch.inf), end.view_as(heads), start.view_as(heads)).view(-1)
+        pair = torch.arange(len(rows), device=heads.device)
+        looked_at = Stretches(pair, start, end)
         left_out = torch.zeros(len(heads), dtype=torch.long, device=heads.device)
-        crowded = looked_at.end - looked_at.start > max(hub, n)
+        crowded = end - start > max(hub, n)
         if bool(crowded.any()):
             hubs = Stretches(*(column[crowded] for column in looked_at))
-            of = question[hubs.pair]
-            scores = near[of, place[hubs.pair]][:, None] + weight * shares[of, : self._kinds]
+            of = hubs.pair // width
+            scores = near.reshape(-1)[hubs.pair, None] + weight * shares[of, : self._kinds]
             best, without = self._best(hubs, scores, n, dead)
             left_out.index_add_(0, of, without)
             others = (column[~crowded] for column in looked_at)
@@ -106,8 +96,8 @@ class ResidentFacts:
             order = columns[0].argsort(stable=True)
             looked_at = Stretches(*(column[order] for column in columns))
         facts, pair = _expanded(looked_at, dead)
-        of, at = question[pair], place[pair]
-        entity, relation = near[of, at], shares[of, self.relations(facts)]
+        of = pair // width
+        entity, relation = near.reshape(-1)[pair], shares[of, self.relations(facts)]
         scores = entity + weight * relation
         order = scores.argsort(descending=True, stable=True)
         order = order[of[order].argsort(stable=True)]
@@ -118,8 +108,9 @@ class ResidentFacts:
         kept = Candidates(*(part.clone() for part in table))
         places = torch.zeros_like(kept.facts)
         targets = kept.facts, kept.scores, kept.entity, kept.relation, places
-        for target, values in zip(targets, (facts, scores, entity, relation, at), strict=True):
-            target[of[order], column] = values[order]
+        at = of[order], column
+        for target, values in zip(targets, (facts, scores, entity, relation, pair % width), strict=True):
+            target[at] = values[order]
         return Found(kept, places, left_out)
 
     def _best(

@@ -37,9 +37,8 @@ def counted(table: Table, asked: Asked, bounds: Float[Tensor, " B"], room: int) 
     """Return the codes above each question's bound, by counting bits."""
     words, size = table.words.shape
     kept = _empty(bounds, room)
-    grid = (len(bounds), triton.cdiv(size, CODES))
-    _count[grid](
-        table.words, table.factors, planes(asked.numbers), asked.sums, bounds.contiguous(), *kept, size, room,
+    _count[(len(bounds) * triton.cdiv(size, CODES),)](
+        table.words, table.factors, planes(asked.numbers), asked.sums, bounds.contiguous(), *kept, size, room, len(bounds),
         words, CODES, triton.knobs.runtime.interpret,
     )  # fmt: skip
     return _passed(*kept)
@@ -60,9 +59,9 @@ def multiplied(
     # Bits lie in the order in which they are unpacked: of each four bytes the same bit, one after the other.
     numbers = asked.numbers.reshape(len(bounds), -1, 4, 8).transpose(2, 3).reshape(len(bounds), -1)
     kept = _empty(bounds, room)
-    _multiply[(groups, triton.cdiv(size, tile))](
+    _multiply[(groups * triton.cdiv(size, tile),)](
         table.words, table.factors, F.pad(numbers, (0, 0, 0, more)), F.pad(asked.sums, (0, more)),
-        F.pad(bounds, (0, more), value=torch.inf), *kept, size, room, words, tile, width, num_warps=warps,
+        F.pad(bounds, (0, more), value=torch.inf), *kept, size, room, groups, words, tile, width, num_warps=warps,
     )  # fmt: skip
     return _passed(*kept)
 
@@ -104,12 +103,12 @@ def _popcount(word, plain: tl.constexpr):
 
 @triton.jit
 def _count(
-    words, factors, bits, sums, bounds, counts, values, rows, size, room,
+    words, factors, bits, sums, bounds, counts, values, rows, size, room, questions,
     wide: tl.constexpr, many: tl.constexpr, plain: tl.constexpr,
 ):  # fmt: skip
     """Compare `many` codes with one query by counting bits, and keep those above its bound."""
-    question = tl.program_id(0)
-    row = tl.program_id(1) * many + tl.arange(0, many)
+    question = tl.program_id(0) % questions
+    row = tl.program_id(0) // questions * many + tl.arange(0, many)
     inside = row < size
     bits += question * 8 * 2 * wide
     total = tl.zeros([many], tl.int32)
@@ -135,12 +134,12 @@ def _count(
 
 @triton.jit
 def _multiply(
-    words, factors, numbers, sums, bounds, counts, values, rows, size, room,
+    words, factors, numbers, sums, bounds, counts, values, rows, size, room, groups,
     wide: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
     """Compare `tile` codes with `width` queries by a product, and keep those above the queries' bounds."""
-    question = tl.program_id(0) * width + tl.arange(0, width)
-    row = tl.program_id(1) * tile + tl.arange(0, tile)
+    question = tl.program_id(0) % groups * width + tl.arange(0, width)
+    row = tl.program_id(0) // groups * tile + tl.arange(0, tile)
     inside = row < size
     shift, place = tl.arange(0, 8), tl.arange(0, 32)
     total = tl.zeros([tile, width], tl.int32)

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from pipeline.config import UserError
-from pipeline.memory.flat import REMEDY, Flat, FlatWriter
+from pipeline.memory.flat import REMEDY, Flat, FlatWriter, untouched
 
 BLOCK = 64
 """Rows of a block."""
@@ -124,10 +124,10 @@ class Offsets:
         """Where the last row ends."""
         return int(self[np.array([self._rows])][0])
 
-    @property
-    def parts(self) -> tuple[NDArray[np.uint64], NDArray[np.uint16], NDArray[np.uint32], NDArray[np.uint64]]:
-        """The starts of blocks, the distances in them, and the blocks of far distances with these."""
-        return self._blocks, self._near, self._wide, self._far
+    def untouched(self) -> None:
+        """Let go of the main memory that what was read takes; see `pipeline.memory.flat`."""
+        for array in (self._blocks, self._near, self._wide, self._far):
+            untouched(array)
 
     def __getitem__(self, rows: Rows) -> Rows:
         """Return where `rows` begin, each between 0 and, for the end of all, their number."""

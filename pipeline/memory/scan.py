@@ -46,6 +46,14 @@ class Table(NamedTuple):
     """The number beside each, in 16 bits."""
 
 
+class Sample(NamedTuple):
+    """Codes that tell a bound."""
+
+    signs: Float[Tensor, "s D"]
+    """-1 and 1, in 16 bits on a GPU."""
+    factors: Float[Tensor, " s"]
+
+
 class Asked(NamedTuple):
     """What is compared with the codes."""
 
@@ -120,21 +128,34 @@ def above(table: Table, asked: Asked, bounds: Float[Tensor, " B"], room: int) ->
     return Passed(counts, values, rows)
 
 
-def largest(table: Table, asked: Asked, n: int, scan: Above | None = None) -> Int[Tensor, "B n"]:
+def sampled(table: Table) -> Sample:
+    """Return codes out of the table, evenly spread stretches of them."""
+    size, device = len(table.factors), table.factors.device
+    starts = torch.linspace(0, max(0, size - STRETCH), SAMPLE, dtype=torch.float64, device=device).long()
+    rows = (starts[:, None] + torch.arange(min(STRETCH, size), device=device)).reshape(-1)
+    kind = torch.float16 if table.factors.is_cuda else torch.float32
+    return Sample((2 * bits(table.words[:, rows]).to(kind) - 1), table.factors[rows].float())
+
+
+def largest(
+    table: Table, asked: Asked, n: int, sample: Sample | None = None, scan: Above | None = None
+) -> Int[Tensor, "B n"]:
     """Return the rows of the n largest estimates of each query, largest first, then by row.
 
     Args:
         table: the codes.
         asked: the queries.
         n: rows wanted, at most as many as there are codes.
+        sample: of the codes, where it is known.
         scan: what goes through the codes; by default what is fastest where they are.
     """
     size, device = len(table.factors), table.factors.device
     if size <= SAMPLE * STRETCH or 16 * n > SAMPLE * STRETCH:
         return _rows(_thorough(table, asked, n))
     scan, room, wanted = scan or fastest(device), max(ROOM, 16 * n), n
+    sample = sample or sampled(table)
     best = torch.empty(len(asked.sums), n, dtype=torch.long, device=device)
-    open_, some, bounds = torch.arange(len(best), device=device), asked, _expected(table, asked, n)
+    open_, some, bounds = torch.arange(len(best), device=device), asked, _expected(sample, asked, n, size)
     for _ in range(TRIES):
         passed = scan(table, some, bounds, room)
         best[open_] = _keys(passed.values, passed.rows).topk(n, dim=1).values
@@ -145,19 +166,16 @@ def largest(table: Table, asked: Asked, n: int, scan: Above | None = None) -> In
         open_, some, wanted = open_[left], Asked(some.numbers[left], some.sums[left]), 16 * wanted
         # Of those that there was room for, n lie above the next one: so do n of all.
         higher = passed.values.topk(n + 1, dim=1).values[left, -1]
-        bounds = torch.where(many[left], higher, _expected(table, some, wanted))
+        bounds = torch.where(many[left], higher, _expected(sample, some, wanted, size))
     best[open_] = _thorough(table, some, n)
     return _rows(best)
 
 
-def _expected(table: Table, asked: Asked, n: int) -> Float[Tensor, " B"]:
-    """Return what n estimates of each query are above, and a few more, going by a sample."""
-    size, device = len(table.factors), table.factors.device
-    starts = torch.linspace(0, size - STRETCH, SAMPLE, dtype=torch.float64, device=device).long()
-    rows = (starts[:, None] + torch.arange(STRETCH, device=device)).reshape(-1)
-    wanted = n * len(rows) / size
-    place = min(len(rows), math.ceil(wanted + 4 * math.sqrt(wanted) + 4))
-    found = estimates(Table(table.words[:, rows], table.factors[rows]), asked)
+def _expected(sample: Sample, asked: Asked, n: int, size: int) -> Float[Tensor, " B"]:
+    """Return what n estimates of each query, of `size` codes, are above, and a few more, about."""
+    wanted = n * len(sample.factors) / size
+    place = min(len(sample.factors), math.ceil(wanted + 4 * math.sqrt(wanted) + 4))
+    found = (asked.numbers.to(sample.signs.dtype) @ sample.signs.T) * sample.factors
     return found.topk(place, dim=1).values[:, -1]
 
 

@@ -100,7 +100,7 @@ def test_a_bound_that_is_wrong_is_mended(kind: str, monkeypatch: pytest.MonkeyPa
         odd = torch.arange(len(given)) % 2 == 1
         return scan.above(held, asked, torch.where(odd, wrong, given) if len(bounds) == 1 else given, room)
 
-    assert scan.largest(held, asked, 5, misled).tolist() == in_order(held, asked, 5)
+    assert scan.largest(held, asked, 5, None, misled).tolist() == in_order(held, asked, 5)
     assert [len(given) for given in bounds] == ([6] if kind == "none" else [6, 3])
 
 
@@ -119,7 +119,7 @@ def test_kernels_find_what_is_found_without_them(count: int) -> None:
         found = way(held, asked, bounds, 512)
         assert torch.equal(found.counts, plain.counts)
         assert keys(found) == keys(plain)
-        assert scan.largest(held, asked, 30, way).tolist() == in_order(held, asked, 30)
+        assert scan.largest(held, asked, 30, None, way).tolist() == in_order(held, asked, 30)
 
 
 def test_on_a_processor_no_kernel_is_asked_for() -> None:
