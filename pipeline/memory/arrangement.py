@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.ann import Searcher, searcher
@@ -52,6 +53,7 @@ class Arrangement:
         self._nearest: Searcher | None = None  # one that was given
         self._laid_out: tuple[Standing, Delta] | None = None
         self._slots: Slots | None = None
+        self._relations: Float[Tensor, "R P"] | None = None  # as they were read last; they only get more
 
     def changed(self, went: Sequence[int], came: Sequence[int]) -> None:
         """Take in rows of facts that held and went, and of facts that didn't hold and came."""
@@ -168,8 +170,14 @@ class Arrangement:
         """What searches the facts as they are now, whatever changes afterwards."""
         with self._lock:
             standing, delta = self._laid()
-            names = self._names["entities"], self._names["relations"].vectors
+            names = self._names["entities"], self._relation_vectors()
             return Scoring(self._facts, standing, delta, delta.last, *names, self._slots, self._settings)
+
+    def _relation_vectors(self) -> Float[Tensor, "R P"]:
+        names = self._names["relations"]
+        if self._relations is None or len(self._relations) != len(names):
+            self._relations = names.vectors
+        return self._relations
 
     def of(self, head: int) -> list[int]:
         """Return the facts of `head`."""

@@ -80,7 +80,9 @@ class ResidentFacts:
         width = heads.shape[1]
         rows = heads.clamp(min=0).reshape(-1)
         start, end = self._starts[rows], self._starts[rows + 1]
-        end = torch.where((heads >= 0) & (near > -torch.inf), end.view_as(heads), start.view_as(heads)).view(-1)
+        end = torch.where((heads >= 0) & (near > -torch.inf), end.view_as(heads), start.view_as(heads)).view(
+            -1
+        )
         pair = torch.arange(len(rows), device=heads.device)
         looked_at = Stretches(pair, start, end)
         left_out = torch.zeros(len(heads), dtype=torch.long, device=heads.device)
