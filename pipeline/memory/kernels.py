@@ -38,8 +38,8 @@ def counted(table: Table, asked: Asked, bounds: Float[Tensor, " B"], room: int) 
     words, size = table.words.shape
     kept = _empty(bounds, room)
     _count[(len(bounds) * triton.cdiv(size, CODES),)](
-        table.words, table.factors, planes(asked.numbers), asked.sums, bounds.contiguous(), *kept, size, room, len(bounds),
-        words, CODES, triton.knobs.runtime.interpret,
+        table.words, table.factors, planes(asked.numbers), asked.sums, bounds.contiguous(), *kept, size, room,
+        len(bounds), words, CODES, triton.knobs.runtime.interpret,
     )  # fmt: skip
     return _passed(*kept)
 
@@ -61,7 +61,8 @@ def multiplied(
     kept = _empty(bounds, room)
     _multiply[(groups * triton.cdiv(size, tile),)](
         table.words, table.factors, F.pad(numbers, (0, 0, 0, more)), F.pad(asked.sums, (0, more)),
-        F.pad(bounds, (0, more), value=torch.inf), *kept, size, room, groups, words, tile, width, num_warps=warps,
+        F.pad(bounds, (0, more), value=torch.inf), *kept, size, room, groups, words, tile, width,
+        num_warps=warps,
     )  # fmt: skip
     return _passed(*kept)
 

@@ -38,6 +38,9 @@ def _shares(*names: str, best: Callable[..., float] | None = max) -> tuple[Colum
     return tuple(Column(name, name, percent, best) for name in names)
 
 
+ESTIMATED, CHOSEN = "codes, all compared by their estimate", "codes, chosen by first bits"
+"""Ways of `pipeline.benchmarks.recall_scale`."""
+
 SECTIONS = (
     Section(
         "gpu",
@@ -202,6 +205,23 @@ SECTIONS = (
             Column("ms a question, by run", "one question", lambda runs: text([r["p50 ms"] for r in runs])),
         ),
         within=("facts made up",),
+    ),
+    Section(
+        "recall_scale",
+        "Recall among many entities",
+        "Whether the entity that a human question is about is among the first N, in percent: by an exact "
+        "search, by all codes, and by codes that first bits choose.",
+        "figures.sizes.*",
+        (
+            Column("entities", "entities", number),
+            Column("n", "exact.questions", number),
+            *(Column(f"exact @{n}", f"exact.recall.{n}", percent) for n in (1, 200)),
+            *(Column(f"codes @{n}", f"{ESTIMATED}.recall.{n}", percent) for n in (1, 200)),
+            *(Column(f"first bits @{n}", f"{CHOSEN}.recall.{n}", percent) for n in (1, 200)),
+            Column(
+                "of exact's first 200", f"{ESTIMATED}.share of exact's first 200 among its own", in_percent
+            ),
+        ),
     ),
     Section(
         "grounding",
