@@ -193,7 +193,9 @@ def measured(
         "product with the nearest other one": {
             f"of the data's {own} names": quantiles(plain.nearest_other(some, 0, own)),
             f"of these and recombined ones, {known}": quantiles(nearest),
-            f"of {known} mixtures alone": quantiles(crowd.nearest_other(mixed, known, 2 * known)),
+            f"of mixtures, among these and {known} of them": quantiles(
+                crowd.nearest_other(mixed, 0, 2 * known)
+            ),
         },
         "products of questions with others": {
             f"with {others} recombined names": _near(queries, crowd, own, known),
