@@ -125,11 +125,12 @@ def memory_scale(
     told = provenance(overridden("python -m pipeline.benchmark memory_scale"), [memory_scale.seed])
     settings = {name: value for name, value in asdict(memory_scale).items() if name != "folder"}
     settings |= {"memory": asdict(memory)}
-    figures = {
-        str(facts): measured(memory_scale, memory, encoder, facts, device) for facts in memory_scale.facts
-    }
-    told |= {"settings": settings, "figures": figures, "exponents": exponents(figures)}
-    (out / "memory_scale.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    told |= {"settings": settings, "figures": {}, "exponents": {}}
+    for facts in memory_scale.facts:
+        told["figures"][str(facts)] = measured(memory_scale, memory, encoder, facts, device)
+        told["exponents"] = exponents(told["figures"])
+        # After each: a larger one may find no room.
+        (out / "memory_scale.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def measured(

@@ -17,7 +17,10 @@ from pipeline.benchmarks.scale_searches import MIB, Searches, given, queried
 from pipeline.memory.base import Base
 from pipeline.memory.gathering import ResidentFacts
 from pipeline.memory.resident import ResidentCodes
+from pipeline.memory.scan import Plain, largest, rounded
 
+FEW = 4
+"""Questions that are searched by kernels and without, to compare what they find."""
 BATCHES = 20
 """Batches that are timed, of each size."""
 WARM = 2
@@ -49,11 +52,14 @@ def searched_on_gpu(asked: Searches, device: torch.device) -> dict[str, Any]:
 
 
 def _parts(asked: Searches, base: Base, random: np.random.Generator, device: torch.device) -> dict[str, Any]:
-    """Return the milliseconds of the scan alone and of the facts of given heads alone."""
+    """Return the milliseconds of the scan alone, those of the facts of given heads, and a check."""
     assert base.entity_codes is not None
     codes, facts = ResidentCodes(base.entity_codes, device), ResidentFacts(base, device)
-    none, told = torch.empty(0, dtype=torch.long, device=device), {}
-    weight, n = asked.memory.relation_weight, asked.memory.N
+    none = torch.empty(0, dtype=torch.long, device=device)
+    weight, n, table = asked.memory.relation_weight, asked.memory.N, codes.table
+    few = rounded(asked.query(random, FEW, device).key, len(table.words))
+    plain, fast = (largest(table, few, min(n, len(codes)), scan) for scan in (Plain(), None))
+    told: dict[str, Any] = {"finds what is found without kernels": torch.equal(plain, fast)}
     for size in (1, *asked.batch_sizes):
         times, more = (asked.questions, "") if size == 1 else (BATCHES, f", {size} at a time")
 

@@ -1,8 +1,7 @@
-"""The scan of `pipeline.memory.scan` in Triton's kernels, which unpack codes where they are compared.
+"""The scan of `pipeline.memory.scan` by Triton's kernels, which unpack codes where they are compared.
 
-Few queries are compared by their bits: a whole number q of 8 bits is the sum of 2^p q_p, with -2^7 for the
-last, so that q·b is a sum of counts of bits that a code b shares with the eight planes q_p. Many are compared
-by a product of 8-bit numbers on the tensor cores. Both give the same whole number.
+Of each 32 bits of a code, eight shifts and a mask make 32 numbers of 8 bits, which tensor cores multiply
+with those of many queries. Estimates stay in registers: what leaves them is the largest one of a tile.
 """
 
 import torch
@@ -11,156 +10,111 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from triton.language.extra import libdevice
 
-from pipeline.memory.scan import Asked, Passed, Table
+from pipeline.memory.scan import TILE, Asked, Table
 
-PLANES = 8
-"""Bits of a whole number of a query."""
-FEW = 3
-"""Queries up to which bits are counted: each costs as much as the first, a product hardly more for many."""
-CODES = 1024
-"""Codes that a program counts the bits of."""
-SHAPES = ((128, 16, 4), (128, 32, 4), (128, 64, 8), (128, 128, 8))
-"""Codes and queries that a program multiplies, and its warps: none keeps its sums outside registers."""
+WIDTHS = (16, 64, 128)
+"""Queries that a program compares a tile with, filled up to these; with more its sums outgrow registers."""
+WARPS = 4
 
 
-def above(table: Table, asked: Asked, bounds: Float[Tensor, " B"], room: int) -> Passed:
-    """Return the codes above each question's bound; see `pipeline.memory.scan`."""
+class Kernels:
+    """Goes through codes on a GPU."""
+
+    def peaks(self, table: Table, asked: Asked) -> Float[Tensor, "B tiles"]:
+        """Return the largest estimate of each tile of codes."""
+        (words, size), questions = table.words.shape, len(asked.sums)
+        width = next(one for one in WIDTHS if one >= questions or one == WIDTHS[-1])
+        groups, tiles = triton.cdiv(questions, width), triton.cdiv(size, TILE)
+        more = groups * width - questions
+        peaks = torch.empty(questions, tiles, device=table.words.device)
+        _peaks[(groups * tiles,)](
+            _halves(table), table.factors, _unpacked(asked, more),
+            F.pad(asked.sums, (0, more)), peaks, size, questions, groups, tiles,
+            words, TILE, width, num_warps=WARPS,
+        )  # fmt: skip
+        return peaks
+
+    def within(self, table: Table, asked: Asked, tiles: Int[Tensor, "B k"]) -> Float[Tensor, "B k TILE"]:
+        """Return the estimates of the codes in some tiles, others for each query; -inf behind the last."""
+        words, size = table.words.shape
+        found = torch.empty(*tiles.shape, TILE, device=tiles.device)
+        _within[(tiles.numel(),)](
+            _halves(table), table.factors, _unpacked(asked), asked.sums, tiles.contiguous(), found,
+            size, tiles.shape[1], words, TILE, num_warps=WARPS,
+        )  # fmt: skip
+        return found
+
+
+def _halves(table: Table) -> Int[Tensor, "W E2"]:
+    """Return the words in halves of 32 bits, the lower one first."""
     assert table.words.is_contiguous()
-    if len(bounds) <= FEW:
-        return counted(table, asked, bounds, room)
-    return multiplied(table, asked, bounds, room)
+    return table.words.view(torch.int32)
 
 
-def counted(table: Table, asked: Asked, bounds: Float[Tensor, " B"], room: int) -> Passed:
-    """Return the codes above each question's bound, by counting bits."""
-    words, size = table.words.shape
-    kept = _empty(bounds, room)
-    _count[(len(bounds) * triton.cdiv(size, CODES),)](
-        table.words, table.factors, planes(asked.numbers), asked.sums, bounds.contiguous(), *kept, size, room,
-        len(bounds), words, CODES, triton.knobs.runtime.interpret,
-    )  # fmt: skip
-    return _passed(*kept)
+def _unpacked(asked: Asked, more: int = 0) -> Int[Tensor, "Q D128"]:
+    """Return the numbers in the order that bits are unpacked in: of four bytes the same bit, then the next.
 
-
-def multiplied(
-    table: Table,
-    asked: Asked,
-    bounds: Float[Tensor, " B"],
-    room: int,
-    shape: tuple[int, int, int] | None = None,
-) -> Passed:
-    """Return the codes above each question's bound, by products."""
-    words, size = table.words.shape
-    tile, width, warps = shape or next(one for one in SHAPES if one[1] >= len(bounds) or one == SHAPES[-1])
-    groups = triton.cdiv(len(bounds), width)
-    more = groups * width - len(bounds)
-    # Bits lie in the order in which they are unpacked: of each four bytes the same bit, one after the other.
-    numbers = asked.numbers.reshape(len(bounds), -1, 4, 8).transpose(2, 3).reshape(len(bounds), -1)
-    kept = _empty(bounds, room)
-    _multiply[(groups * triton.cdiv(size, tile),)](
-        table.words, table.factors, F.pad(numbers, (0, 0, 0, more)), F.pad(asked.sums, (0, more)),
-        F.pad(bounds, (0, more), value=torch.inf), *kept, size, room, groups, words, tile, width,
-        num_warps=warps,
-    )  # fmt: skip
-    return _passed(*kept)
-
-
-def _empty(bounds: Float[Tensor, " B"], room: int) -> tuple[Tensor, Tensor, Tensor]:
-    questions, device = len(bounds), bounds.device
-    return (
-        torch.zeros(questions, dtype=torch.int32, device=device),
-        torch.full((questions, room), -torch.inf, device=device),
-        torch.full((questions, room), -1, dtype=torch.int32, device=device),
-    )
-
-
-def _passed(counts: Tensor, values: Tensor, rows: Tensor) -> Passed:
-    return Passed(counts.long(), values, rows.long())
-
-
-def planes(numbers: Int[Tensor, "B D"]) -> Int[Tensor, "B 8 W2"]:
-    """Return bit p of each number, 32 of them a word, for p from 0 to 7."""
-    places = torch.arange(PLANES, device=numbers.device)
-    bits = (numbers.long()[:, None, :] >> places[:, None]) & 1
-    halves = bits.reshape(len(numbers), PLANES, -1, 32) << torch.arange(32, device=numbers.device)
-    return halves.sum(dim=-1).to(torch.int32)
+    Filled up with zeros to pairs of words, and by `more` queries.
+    """
+    numbers = asked.numbers.reshape(len(asked.sums), -1, 4, 8).transpose(2, 3).reshape(len(asked.sums), -1)
+    return F.pad(numbers, (0, -numbers.shape[1] % 128, 0, more)).contiguous()
 
 
 @triton.jit
-def _popcount(word, plain: tl.constexpr):
-    """Return how many bits of a word are set; `plain` where there is no instruction for it."""
-    if plain:
-        word = word.to(tl.uint32, bitcast=True)
-        word = word - ((word >> 1) & 0x55555555)
-        word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
-        word = (word + (word >> 4)) & 0x0F0F0F0F
-        count = ((word * 0x01010101) >> 24).to(tl.int32)
-    else:
-        count = libdevice.popc(word)
-    return count
+def _bits(halves, size, row, inside, first, words: tl.constexpr, tile: tl.constexpr):
+    """Return 128 bits of the codes of a tile, from the word `first` on, as numbers: [tile, 128].
+
+    Behind the last word it comes again; queries have zeros there.
+    """
+    half = tl.arange(0, 4)
+    word = tl.minimum(first + half // 2, words - 1)
+    at = (tl.cast(size, tl.int64) * word[None, :] + row[:, None]) * 2 + (half % 2)[None, :]
+    part = tl.load(halves + at, mask=inside[:, None], other=0)
+    four = (part[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 0x01010101
+    even = tl.join(four.to(tl.int8), (four >> 16).to(tl.int8))
+    odd = tl.join((four >> 8).to(tl.int8), (four >> 24).to(tl.int8))
+    return tl.reshape(tl.join(even, odd), [tile, 128])
 
 
 @triton.jit
-def _count(
-    words, factors, bits, sums, bounds, counts, values, rows, size, room, questions,
-    wide: tl.constexpr, many: tl.constexpr, plain: tl.constexpr,
+def _peaks(
+    halves, factors, numbers, sums, peaks, size, questions, groups, tiles,
+    words: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
-    """Compare `many` codes with one query by counting bits, and keep those above its bound."""
-    question = tl.program_id(0) % questions
-    row = tl.program_id(0) // questions * many + tl.arange(0, many)
-    inside = row < size
-    bits += question * 8 * 2 * wide
-    total = tl.zeros([many], tl.int32)
-    for word in tl.static_range(wide):
-        both = tl.load(words + tl.cast(size, tl.int64) * word + row, mask=inside, other=0)
-        low, high = both.to(tl.int32), (both >> 32).to(tl.int32)
-        for plane in tl.static_range(8):
-            one = tl.load(bits + plane * 2 * wide + 2 * word)
-            other = tl.load(bits + plane * 2 * wide + 2 * word + 1)
-            shared = _popcount(low & one, plain) + _popcount(high & other, plain)
-            if plane == 7:
-                total -= shared << plane
-            else:
-                total += shared << plane
-    factor = tl.load(factors + row, mask=inside, other=0).to(tl.float32)
-    value = (2 * total - tl.load(sums + question)).to(tl.float32) * factor
-    hit = inside & (value > tl.load(bounds + question))
-    place = tl.atomic_add(counts + question + tl.zeros([many], tl.int32), 1, mask=hit, sem="relaxed")
-    kept = hit & (place < room)
-    tl.store(values + question * room + place, value, mask=kept)
-    tl.store(rows + question * room + place, row, mask=kept)
-
-
-@triton.jit
-def _multiply(
-    words, factors, numbers, sums, bounds, counts, values, rows, size, room, groups,
-    wide: tl.constexpr, tile: tl.constexpr, width: tl.constexpr,
-):  # fmt: skip
-    """Compare `tile` codes with `width` queries by a product, and keep those above the queries' bounds."""
+    """Compare the codes of a tile with `width` queries and write each one's largest estimate."""
     question = tl.program_id(0) % groups * width + tl.arange(0, width)
-    row = tl.program_id(0) // groups * tile + tl.arange(0, tile)
+    at = tl.program_id(0) // groups
+    row = at * tile + tl.arange(0, tile)
     inside = row < size
-    shift, place = tl.arange(0, 8), tl.arange(0, 32)
+    numbers += question[None, :] * ((words + 1) // 2 * 128) + tl.arange(0, 128)[:, None]
     total = tl.zeros([tile, width], tl.int32)
-    for word in tl.static_range(wide):
-        both = tl.load(words + tl.cast(size, tl.int64) * word + row, mask=inside, other=0)
-        for half in tl.static_range(2):
-            part = (both >> (32 * half)).to(tl.int32)
-            four = (part[:, None] >> shift[None, :]) & 0x01010101
-            even = tl.join(four.to(tl.int8), (four >> 16).to(tl.int8))
-            odd = tl.join((four >> 8).to(tl.int8), (four >> 24).to(tl.int8))
-            bits = tl.reshape(tl.join(even, odd), [tile, 32])
-            column = word * 64 + half * 32 + place
-            asked = tl.load(numbers + question[None, :] * (64 * wide) + column[:, None])
-            total = tl.dot(bits, asked, total, out_dtype=tl.int32)
+    for first in tl.static_range(0, words, 2):
+        asked = tl.load(numbers + first * 64)
+        total = tl.dot(_bits(halves, size, row, inside, first, words, tile), asked, total, out_dtype=tl.int32)
     factor = tl.load(factors + row, mask=inside, other=0).to(tl.float32)
     value = (2 * total - tl.load(sums + question)[None, :]).to(tl.float32) * factor[:, None]
-    hit = inside[:, None] & (value > tl.load(bounds + question)[None, :])
-    if tl.max(tl.max(hit.to(tl.int32), 1), 0) > 0:
-        slot = question[None, :] + tl.zeros([tile, width], tl.int32)
-        at = tl.atomic_add(counts + slot, 1, mask=hit, sem="relaxed")
-        kept = hit & (at < room)
-        tl.store(values + slot * room + at, value, mask=kept)
-        tl.store(rows + slot * room + at, row[:, None] + tl.zeros([tile, width], tl.int32), mask=kept)
+    value = tl.where(inside[:, None], value, float("-inf"))
+    tl.store(peaks + question.to(tl.int64) * tiles + at, tl.max(value, 0), mask=question < questions)
+
+
+@triton.jit
+def _within(
+    halves, factors, numbers, sums, tiles, found, size, count,
+    words: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    """Write the estimates of the codes of a tile for the query that it is one of `count` tiles of."""
+    query = tl.program_id(0) // count
+    place = tl.arange(0, tile)
+    row = tl.load(tiles + tl.program_id(0)) * tile + place
+    inside = row < size
+    numbers += query * ((words + 1) // 2 * 128) + tl.arange(0, 128)
+    total = tl.zeros([tile], tl.int32)
+    for first in tl.static_range(0, words, 2):
+        asked = tl.load(numbers + first * 64).to(tl.int32)
+        code = _bits(halves, size, row, inside, first, words, tile).to(tl.int32)
+        total += tl.sum(code * asked[None, :], 1)
+    factor = tl.load(factors + row, mask=inside, other=0).to(tl.float32)
+    value = (2 * total - tl.load(sums + query)).to(tl.float32) * factor
+    value = tl.where(inside, value, float("-inf"))
+    tl.store(found + tl.program_id(0).to(tl.int64) * tile + place, value)

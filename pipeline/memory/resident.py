@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.memory.codes import Codes
 from pipeline.memory.flat import untouched
-from pipeline.memory.scan import Table, bits, largest, rounded, sampled
+from pipeline.memory.scan import Table, bits, largest, rounded
 
 COPIED = 1 << 22
 """Numbers that are copied to the device at once."""
@@ -42,7 +42,6 @@ class ResidentCodes:
         factors = torch.empty(len(codes), dtype=torch.float16, device=device)
         copied(part.factors, factors)
         self.table = Table(words, factors)
-        self._sample = sampled(self.table) if len(codes) else None
 
     def __len__(self) -> int:
         return len(self.table.factors)
@@ -72,7 +71,7 @@ class ResidentCodes:
         if self._codes.has_vectors:
             looked_at = max(looked_at, rescored * n)
         while True:
-            rows = largest(self.table, asked, min(looked_at, len(self)), self._sample)
+            rows = largest(self.table, asked, min(looked_at, len(self)))
             kept = None if keep is None else keep(rows)
             if kept is None or looked_at >= len(self) or int(kept.sum(dim=1).amin()) >= n:
                 break

@@ -164,6 +164,7 @@ def test_a_gpu_is_told_what_it_takes(tmp_path: Path) -> None:
         assert 0 < told[name]["p50 ms"] <= told[name]["p99 ms"]
     assert told["taken in all MiB"] == pytest.approx(told["resident"]["resident MiB"], abs=0.2)
     assert told["reserved on the GPU MiB"] == 0
+    assert told["finds what is found without kernels"]
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_made(tmp_path: Path) -> None:

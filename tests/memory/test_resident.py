@@ -16,8 +16,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SAMPLE", 16), ("STRETCH", 64), ("ROOM", 500)):
-        monkeypatch.setattr(scan, name, value)
+    monkeypatch.setattr(scan, "TILE", 8)
+    monkeypatch.setattr(scan, "BLOCK", 512)
     monkeypatch.setattr(resident, "COPIED", 1000)
 
 
