@@ -1,4 +1,4 @@
-"""Fills the marked blocks of README.md and docs/methods.md: `python -m pipeline.reporting.readme`.
+"""Fills the marked blocks of README.md and of pages in docs/: `python -m pipeline.reporting.readme`.
 
 A block stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`: `dag` is drawn from dvc.yaml, `results`
 comes from reports/metrics.json, `gpu` from the JSON files below reports/h100/, `grounding` from those in
@@ -22,7 +22,7 @@ from pipeline.reporting.gather import Figures, read_json
 from pipeline.reporting.paper import paper_figures
 from pipeline.reporting.tables import MISSING, Cell, Table, best_marked, percent
 
-PAGES = ("README.md", "docs/methods.md")
+PAGES = ("README.md", "docs/methods.md", "docs/evaluation.md")
 """Pages with blocks."""
 METHODS = ("ours", "rag", "dysk", "majority", "closed_book")
 """The order of the columns; further methods follow by name."""
