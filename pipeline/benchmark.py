@@ -13,6 +13,7 @@ from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
 from pipeline.benchmarks.pruning import pruning
 from pipeline.benchmarks.recall import recall
+from pipeline.benchmarks.recall_scale import recall_scale
 from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.robustness import robustness
@@ -35,6 +36,7 @@ COMMANDS = {
     "perplexity": perplexity,
     "pruning": pruning,
     "recall": recall,
+    "recall_scale": recall_scale,
     "refresh": refresh,
     "relevance": relevance,
     "robustness": robustness,

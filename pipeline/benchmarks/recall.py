@@ -198,8 +198,8 @@ def summed(rows: Sequence[Row], settings: Recall, samples: int) -> list[Row]:
                 "generated": generated,
                 "facts": [row["facts"] for row in found],
                 "questions": len(places),
-                "recall": _shares(places, settings.depths, samples),
-                "recall, by the fine score": _shares(fine, settings.depths, samples),
+                "recall": shares(places, settings.depths, samples),
+                "recall, by the fine score": shares(fine, settings.depths, samples),
                 "seconds until the first answer": [row["build"] for row in found],
                 "one question": [row["one"] for row in found],
                 "questions a second": [row["a second"] for row in found],
@@ -209,7 +209,7 @@ def summed(rows: Sequence[Row], settings: Recall, samples: int) -> list[Row]:
     return told
 
 
-def _shares(places: NDArray[np.int64], depths: Sequence[int], samples: int) -> Row:
+def shares(places: NDArray[np.int64], depths: Sequence[int], samples: int) -> Row:
     """Return the share of `places` within each depth."""
     table = np.stack([(places > 0) & (places <= depth) for depth in depths], axis=1)
     intervals = bootstrap(table.astype(float), samples, 0)

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.memory.codes import Codes
-from pipeline.memory.offsets import Rows
+from pipeline.memory.resident import ResidentCodes
 from pipeline.memory.settings import Memory
 from pipeline.memory.tree import build_tree
 
@@ -51,16 +50,14 @@ class Exact:
 class CodesSearcher:
     """Scans a code of one bit a dimension of every vector, and orders the nearest by the vectors."""
 
-    codes: Codes
+    codes: Codes | ResidentCodes
     settings: Memory
-    keep: Callable[[Rows], Bool[np.ndarray, " n"]] | None = None
-    """Says which rows may be found."""
 
     def search(
         self, queries: Float[Tensor, "B P"], n: int
     ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
         """Return the n largest inner products of those compared, and their rows; -inf and -1 for none."""
-        return self.codes.search(queries, n, self.keep, self.settings.rescored, self.settings.share)
+        return self.codes.search(queries, n, None, self.settings.rescored, self.settings.share)
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,8 @@ def searcher(vectors: Float[Tensor, "E P"], memory: Memory) -> Searcher:
     if backend == "hikvp":
         return build_tree(vectors, memory.roots, memory.inner, memory.spread)
     if backend == "codes":
-        return CodesSearcher(Codes.of(vectors.float().cpu().numpy()), memory)
+        codes = Codes.of(vectors.float().cpu().numpy())
+        return CodesSearcher(ResidentCodes(codes, vectors.device) if vectors.is_cuda else codes, memory)
     try:
         import faiss
     except ImportError as error:

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from pipeline.memory.adjacency import Adjacency
 from pipeline.memory.ann import Searcher, searcher
@@ -14,6 +15,7 @@ from pipeline.memory.delta import Delta
 from pipeline.memory.names import Names
 from pipeline.memory.numbering import Numbering
 from pipeline.memory.offsets import Rows
+from pipeline.memory.on_device import OnDevice
 from pipeline.memory.planning import slot_key
 from pipeline.memory.scoring import Scoring, Slots
 from pipeline.memory.settings import Memory
@@ -52,6 +54,7 @@ class Arrangement:
         self._nearest: Searcher | None = None  # one that was given
         self._laid_out: tuple[Standing, Delta] | None = None
         self._slots: Slots | None = None
+        self._relations: Float[Tensor, "R P"] | None = None  # as they were read last; they only get more
 
     def changed(self, went: Sequence[int], came: Sequence[int]) -> None:
         """Take in rows of facts that held and went, and of facts that didn't hold and came."""
@@ -86,7 +89,8 @@ class Arrangement:
 
     def on_disk(self, base: Base, entities: Names, numbering: Numbering) -> OnDisk:
         """Return what searches the facts of a base as these are searched."""
-        return OnDisk(base, entities, self._settings, self._device, numbering)
+        kind = OnDevice if self._device.type == "cuda" else OnDisk
+        return kind(base, entities, self._settings, self._device, numbering)
 
     def moved(self, facts: Triples, names: Mapping[str, Names], standing: OnDisk) -> "Arrangement":
         """Return the arrangement of the same facts over another base.
@@ -200,8 +204,14 @@ class Arrangement:
         """What searches the facts as they are now, whatever changes afterwards."""
         with self._lock:
             standing, delta = self._laid()
-            names = self._names["entities"], self._names["relations"].vectors
+            names = self._names["entities"], self._relation_vectors()
             return Scoring(self._facts, standing, delta, delta.last, *names, self._slots, self._settings)
+
+    def _relation_vectors(self) -> Float[Tensor, "R P"]:
+        names = self._names["relations"]
+        if self._relations is None or len(self._relations) != len(names):
+            self._relations = names.vectors
+        return self._relations
 
     def of(self, head: int) -> list[int]:
         """Return the facts of `head`."""

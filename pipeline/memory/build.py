@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.config import UserError
+from pipeline.memory.ahead import ahead
 from pipeline.memory.base import KIND, Base
 from pipeline.memory.disk import remove, sync_folder
 from pipeline.memory.flat import Flat, FlatWriter
@@ -33,6 +34,7 @@ def build(
     memory: int = MEMORY,
     told: Told | None = None,
     more: Callable[[FlatWriter], None] | None = None,
+    workers: int = 1,
 ) -> tuple[Base, int]:
     """Write a base to `folder`, which counts once it is there whole; nothing is left where it can't be.
 
@@ -47,6 +49,7 @@ def build(
         memory: bytes to sort in; what is held beside them does not grow with the facts.
         told: hears how far it is.
         more: writes further arrays: vectors of the names.
+        workers: threads that sort and pack; whatever they are, the base is the same.
 
     Returns:
         The base, and how many facts came again.
@@ -63,12 +66,12 @@ def build(
         with FlatWriter(part / "base", KIND) as files:
             sizes, clashes = [], {}
             for kind, named in (("entities", entities), ("relations", relations)):
-                with Sorter(part / "sorted", KeysWriter.LARGEST, memory) as sorter:
+                with Sorter(part / "sorted", KeysWriter.LARGEST, memory, workers) as sorter:
                     size, clashes[f"{kind}.keys"] = _names(files, kind, named, sorter, told)
                     sizes.append(size)
             if more is not None:
                 more(files)
-            again = _facts(files, facts, (sizes[0], sizes[1]), part / "sorted", memory, told)
+            again = _facts(files, facts, (sizes[0], sizes[1]), part / "sorted", memory, told, workers)
         opened = Flat.open(part / "base", KIND)
         for name, rows in clashes.items():
             if (key := Keys(opened, name).twice(rows)) is not None:
@@ -102,23 +105,28 @@ def _names(
 
 
 def _facts(
-    files: FlatWriter, facts: Facts, sizes: tuple[int, int], scratch: Path, memory: int, told: Told
+    files: FlatWriter,
+    facts: Facts,
+    sizes: tuple[int, int],
+    scratch: Path,
+    memory: int,
+    told: Told,
+    workers: int,
 ) -> int:
     """Write the facts in order; return how many came again."""
     entities, relations = sizes
     packing = Packing(entities, relations)
     tails, codes = files.column("facts.tails", np.uint32), files.column("facts.relations", packing.code)
     heads = OffsetsWriter(files, "heads")
-    with Sorter(scratch, packing.largest, memory) as sorter:
-        for block in facts:
-            sorter.add(packing.packed(block))
-            told("facts taken", len(block))
-        for numbers in sorter.merged():
-            head, relation, tail = packing.unpacked(numbers)
+    with Sorter(scratch, packing.largest, memory, workers) as sorter:
+        for numbers in ahead(packing.packed, facts, workers):
+            sorter.add(numbers)
+            told("facts taken", len(numbers))
+        for head, relation, tail in ahead(packing.unpacked, sorter.merged(), workers):
             heads.count(head)
             codes.append(relation)
             tails.append(tail)
-            told("facts written", len(numbers))
+            told("facts written", len(head))
         heads.fill(entities)
         heads.close()
         return sorter.taken - tails.rows

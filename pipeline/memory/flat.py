@@ -213,6 +213,15 @@ class Flat:
                 raise UserError(f"{file}: damaged (its checksum differs); {REMEDY}")
 
 
+def untouched(array: NDArray[Any]) -> None:
+    """Let go of the main memory that what was read of a mapped array takes; the next read takes it anew."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
 def _mapped(file: Path, array: Array, scattered: bool) -> NDArray[Any]:
     """Return the array in `file`, mapped; if scattered, reading a page brings few others from disk.
 

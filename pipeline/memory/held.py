@@ -18,7 +18,6 @@ from pipeline.memory.facts import Candidates, Fact, Key, Query
 from pipeline.memory.names import Names
 from pipeline.memory.offsets import Rows
 from pipeline.memory.planning import slot_text
-from pipeline.memory.scoring import BATCH
 from pipeline.memory.settings import Memory
 from pipeline.memory.triples import Triple, Triples
 from pipeline.shapes import CandidateFacts
@@ -174,8 +173,9 @@ class HeldFacts:
             if not len(self) or not len(query.key):
                 return Candidates.none(len(query.key), wanted, self.device)
             scoring = self.arrangement.scoring
-        starts = range(0, len(query.key), BATCH)
-        parts = [scoring.search(query.rows(i, i + BATCH), wanted) for i in starts]
+        size = scoring.standing.at_once
+        starts = range(0, len(query.key), size)
+        parts = [scoring.search(query.rows(i, i + size), wanted) for i in starts]
         return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def score(self, query: Query, facts: CandidateFacts, via: CandidateFacts | None = None) -> Candidates:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from pipeline.config import UserError
-from pipeline.memory.flat import REMEDY, Flat, FlatWriter
+from pipeline.memory.flat import REMEDY, Flat, FlatWriter, untouched
 
 BLOCK = 64
 """Rows of a block."""
@@ -125,6 +125,11 @@ class Offsets:
     def end(self) -> int:
         """Where the last row ends."""
         return int(self[np.array([self._rows])][0])
+
+    def untouched(self) -> None:
+        """Let go of the main memory that what was read takes; see `pipeline.memory.flat`."""
+        for array in (self._blocks, self._near, self._wide, self._far):
+            untouched(array)
 
     def __getitem__(self, rows: Rows) -> Rows:
         """Return where `rows` begin, each between 0 and, for the end of all, their number."""

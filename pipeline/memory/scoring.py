@@ -17,9 +17,6 @@ from pipeline.memory.standing import Standing
 from pipeline.memory.triples import Triples
 from pipeline.shapes import CandidateFacts
 
-BATCH = 64
-"""Questions searched at once: bounds the width times height of the table of facts around their entities."""
-
 
 @dataclass(frozen=True)
 class Slots:

@@ -38,7 +38,8 @@ class Memory:
     rescored: int
     """Vectors that a search by `codes` or `ivfpq` compares, nearest by their codes, for each one wanted."""
     share: float
-    """Of the codes that a search by `codes` compares in full: those whose first 192 bits differ least."""
+    """Of the codes that a search by `codes` compares in full: those whose first 192 bits differ least. A GPU
+    compares all in full, whatever it is."""
     beam: int
     """Facts of the first hop whose tails are gone on from, for methods of two hops; 0 stays there."""
     merge_after: int

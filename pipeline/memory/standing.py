@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.memory import slots
 from pipeline.memory.adjacency import Adjacency
-from pipeline.memory.ann import CodesSearcher, Searcher, searcher
+from pipeline.memory.ann import Searcher, searcher
 from pipeline.memory.base import Base
 from pipeline.memory.facts import Candidates, Found
 from pipeline.memory.names import Names
@@ -20,10 +20,15 @@ from pipeline.memory.settings import Memory
 
 BLOCK = 1 << 20
 """Entities whose facts are counted at once."""
+QUESTIONS = 64
+"""Questions searched at once: bounds the width times height of the table of facts around their entities."""
 
 
 class Standing(Protocol):
     """Facts by their heads, which don't change."""
+
+    at_once: int
+    """Questions that are searched at once."""
 
     def counts(self, heads: Rows) -> Rows:
         """Return how many facts each of `heads` has."""
@@ -69,6 +74,8 @@ class InMemory:
         settings: how the entities are searched.
         nearest: what searches those that head a fact; made where it isn't given.
     """
+
+    at_once = QUESTIONS
 
     def __init__(
         self,
@@ -159,6 +166,8 @@ class OnDisk:
         numbering: ids of the base's facts.
     """
 
+    at_once = QUESTIONS
+
     def __init__(
         self, base: Base, entities: Names, settings: Memory, device: torch.device, numbering: Numbering
     ) -> None:
@@ -220,7 +229,7 @@ class OnDisk:
         codes = self._base.entity_codes
         if self._settings.backend == "codes" and codes is not None:
             filled = partial(_headed, self._base)
-            return CodesSearcher(codes, self._settings, filled).search(queries, n)
+            return codes.search(queries, n, filled, self._settings.rescored, self._settings.share)
         found, heads = self._searcher
         best, places = found.search(queries, n)
         return best, heads[places]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pipeline.reporting.gather import Figures
 from pipeline.reporting.mainsections import MAIN
 from pipeline.reporting.measured import Column, Section
+from pipeline.reporting.recall import RECALL
 from pipeline.reporting.tables import (
     MISSING,
     Cell,
@@ -191,22 +192,7 @@ SECTIONS = (
         files=("sweeps/*.json",),
         within=("split",),
     ),
-    Section(
-        "recall",
-        "Recall of the search",
-        "Whether a right fact is among the first N that the coarse search finds, in percent, by backend and "
-        "by facts made up beside the true ones.",
-        "figures.*",
-        (
-            Column("search", "backend", text),
-            Column("facts made up", "generated", number),
-            Column("n", "questions", number),
-            *(Column(f"recall@{n}", f"recall.{n}", percent, max) for n in (1, 5, 50, 200)),
-            Column("recall@1, fine score", "recall, by the fine score.1", percent, max),
-            Column("ms a question, by run", "one question", lambda runs: text([r["p50 ms"] for r in runs])),
-        ),
-        within=("facts made up",),
-    ),
+    *RECALL,
     Section(
         "grounding",
         "Finding the fact among many",
@@ -243,17 +229,23 @@ SECTIONS = (
     Section(
         "memory_scale",
         "Size of the memory",
-        "Made-up graphs on disk; milliseconds of a search by its first bits, alone and 64 at a time.",
+        "Made-up graphs on disk; milliseconds of a search among all codes, alone and 64 at a time, and of one "
+        "whose codes first bits choose; on a GPU, where one is named, all are compared.",
         "figures.{facts}",
         (
             Column("facts", "build.facts", number),
             Column("built in s", "build.seconds", number),
             Column("bytes a fact", "build.bytes a fact", number),
             Column("opens in ms", "search.open ms", number),
-            Column("p50 ms", "search.queries by first bits.p50 ms", number),
-            Column("p99 ms", "search.queries by first bits.p99 ms", number),
-            Column("p50 ms, 64 at a time", "search.queries by first bits, 64 at a time.p50 ms", number),
+            Column("GPU", "search.gpu", text),
+            Column("p50 ms", "search.queries.p50 ms", number),
+            Column("p99 ms", "search.queries.p99 ms", number),
+            Column("p50 ms, 64 at a time", "search.queries, 64 at a time.p50 ms", number),
+            Column("first bits, p50 ms", "search.queries by first bits.p50 ms", number),
+            Column("first bits, p99 ms", "search.queries by first bits.p99 ms", number),
+            Column("first bits, 64 at a time", "search.queries by first bits, 64 at a time.p50 ms", number),
             Column("resident MiB", "search.resident.resident MiB", number),
+            Column("on the GPU, MiB", "search.reserved on the GPU MiB", number),
         ),
     ),
     Section(

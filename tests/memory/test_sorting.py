@@ -16,13 +16,14 @@ LARGEST = 2**64 - 1
     blocks=st.lists(st.lists(st.integers(0, LARGEST) | st.integers(0, 9), max_size=40), max_size=6),
     memory=st.sampled_from([1, 100, 1000, 10**6]),
     largest=st.sampled_from([3, 1000, LARGEST]),
+    workers=st.integers(1, 3),
 )
 def test_each_number_comes_once_in_order(
-    tmp_path_factory: pytest.TempPathFactory, blocks: list[list[int]], memory: int, largest: int
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[list[int]], memory: int, largest: int, workers: int
 ) -> None:
     folder = tmp_path_factory.mktemp("sorting") / "runs"
     blocks = [[min(number, largest) for number in block] for block in blocks]
-    with Sorter(folder, largest, memory) as sorter:
+    with Sorter(folder, largest, memory, workers) as sorter:
         for block in blocks:
             sorter.add(np.array(block, np.uint64))
         assert sorter.taken == sum(map(len, blocks))
