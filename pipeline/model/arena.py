@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.model.factreader import FactReader
+from pipeline.model.places import head_sizes
 
 
 class Read(NamedTuple):
@@ -105,11 +106,3 @@ class FactArena:
                 f"method.fact_cache holds {self.states.shape[3] - 1} tokens, fewer than the facts that "
                 "questions at once read; raise it"
             )
-
-
-def head_sizes(config: object) -> tuple[int, int]:
-    """Return G and D of a language model, from its configuration."""
-    heads = config.num_attention_heads  # type: ignore[attr-defined]
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads  # type: ignore[attr-defined]
-    return int(groups), int(size)

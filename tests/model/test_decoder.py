@@ -5,16 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.config import UserError
-from pipeline.model.arena import FactArena
+from pipeline.model.arena import FactArena, Read
 from pipeline.model.attention import inject, reading
-from pipeline.model.decoder import Decoder, attend_once
+from pipeline.model.decoder import Decoder
 from pipeline.model.factreader import FactReader
 from pipeline.model.lowrank import LowRank
-from pipeline.model.reader import Reader
+from pipeline.model.parts import with_layers
+from pipeline.model.places import attend_once
+from pipeline.model.reader import Reader, Tokens
 from tests.tiny import FAMILIES, tiny_language_model
 
 QUESTIONS = ["What is the capital of Aland?", "Why?", "What language does one speak in Cland, and where?"]
@@ -32,9 +35,8 @@ def test_bare_answers_are_those_of_the_growing_cache(reader: Reader) -> None:
     tokens, prompts = reader.tokens(QUESTIONS), reader.prompts(QUESTIONS)
     expected = reader.generate(tokens, 6)
     decoder = Decoder(reader, 3, tokens.ids.shape[1] + 5, 6, backend="")
-    with decoder.attached():
-        assert decoder.generate(prompts) == expected
-        assert decoder.generate(prompts) == expected
+    assert decoder.generate(prompts) == expected
+    assert decoder.generate(prompts) == expected
     assert reader.generate(tokens, 6) == expected
 
 
@@ -52,12 +54,22 @@ def test_answers_with_facts_are_those_of_the_growing_cache(reader: Reader, first
         ).logits[:, -1]
     arena = FactArena(facts, 200)
     read = arena.read(TEXTS, SHIFTS)
-    decoder = Decoder(reader, 3, tokens.ids.shape[1], 6, read.width + 3, arena, backend="")
-    with decoder.attached():
-        assert torch.equal(decoder.prefill(prompts, read), logits.argmax(-1))
-        assert decoder.generate(prompts, read) == expected
-        bare = decoder.generate(prompts)
-    assert bare == reader.generate(tokens, 6) != expected
+    decoder = Decoder(reader, 3, tokens.ids.shape[1], 6, arena, [0, read.width + 3, 999], backend="")
+    assert torch.equal(decoder.prefill(prompts, read), logits.argmax(-1))
+    assert decoder.generate(prompts, read) == expected
+    assert decoder.generate(prompts) == reader.generate(tokens, 6) != expected
+    read = Read([*read.places[:2], np.tile(read.places[2], 90)], [*read.shifts[:2], np.tile(read.shifts[2], 90)])
+    assert decoder.generate(prompts, read)[:2] == expected[:2]
+
+
+@torch.no_grad()
+def test_layers_in_two_parts_compute_what_the_whole_does(reader: Reader) -> None:
+    ids = torch.tensor([[1, 5, 9, 2]])
+    below, above = with_layers(reader.lm, 0, 2), with_layers(reader.lm, 2, reader.layers)
+    states = below.base_model(input_ids=ids).last_hidden_state
+    assert torch.equal(states, reader._states(Tokens(ids, torch.ones_like(ids), ids), 2))
+    found = above(inputs_embeds=states, use_cache=False).logits
+    torch.testing.assert_close(found, reader.lm(input_ids=ids).logits)
 
 
 def test_one_query_a_head_attends_as_torch_has_it() -> None:
@@ -102,14 +114,16 @@ def test_what_does_not_fit_is_an_error_that_says_so(reader: Reader) -> None:
     prompts = reader.prompts(QUESTIONS)
     with pytest.raises(UserError, match=r"3 questions with .* don't fit a decoder that was made for 2"):
         Decoder(reader, 2, 99, 3, backend="").prefill(prompts)
-    with pytest.raises(UserError, match=r"with 4 and 0"):
+    with pytest.raises(UserError, match=r"with .* tokens don't fit a decoder that was made for 3 with 4"):
         Decoder(reader, 3, 4, 3, backend="").prefill(prompts)
     decoder = Decoder(reader, 3, 64, 1, backend="")
-    with decoder.attached():
-        decoder.prefill(prompts)
+    decoder.prefill(prompts)
+    decoder.step()
+    with pytest.raises(UserError, match="answers of more than 1 tokens"):
         decoder.step()
-        with pytest.raises(UserError, match="answers of more than 1 tokens"):
-            decoder.step()
+    arena = FactArena(FactReader(reader, 1, 40, 1000), 100)
+    with pytest.raises(UserError, match=r"\d+ tokens of facts don't fit a decoder that was made for 8"):
+        Decoder(reader, 3, 64, 1, arena, [8], backend="").prefill(prompts, arena.read(TEXTS, SHIFTS))
 
 
 def test_layers_with_a_window_are_an_error(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -164,7 +178,7 @@ def test_prefill_and_step_are_compiled_once_each_whatever_else_goes_on(tmp_path:
 
     for size in (1, 2, 3):
         made = [
-            (Decoder(reader, size, 48, 4, backend=backend), Decoder(reads, size, 48, 4, 64, arena, backend))
+            (Decoder(reader, size, 48, 4, backend=backend), Decoder(reads, size, 48, 4, arena, [64], backend))
             for backend in (counting, "")
         ]
         for turn in range(3):
@@ -173,9 +187,6 @@ def test_prefill_and_step_are_compiled_once_each_whatever_else_goes_on(tmp_path:
             reader.early_states(QUESTIONS, 2)
             found = []
             for bare, with_facts in made:
-                with bare.attached():
-                    found.append(bare.generate(asked))
-                with with_facts.attached():
-                    found.append(with_facts.generate(asked, read))
+                found += [bare.generate(asked), with_facts.generate(asked, read)]
             assert found[:2] == found[2:]
-            assert compiled == 4 * size
+            assert compiled == 5 * size
