@@ -19,8 +19,6 @@ from pipeline.shapes import CandidateFacts
 
 WIDTH = 3072
 """Facts around a question's nearest entities that have places."""
-LATE = 1024
-"""Facts, and as many entities, that may come after the tables were made."""
 RELATIONS = 64
 """Relations that may."""
 
@@ -54,7 +52,7 @@ class Tables:
         late: facts, and as many entities, that may come later.
     """
 
-    def __init__(self, memory: KnowledgeMemory, late: int = LATE) -> None:
+    def __init__(self, memory: KnowledgeMemory, late: int) -> None:
         scoring = memory.arrangement.scoring
         assert isinstance(scoring.standing, InMemory)
         self._memory, self._standing = memory, scoring.standing

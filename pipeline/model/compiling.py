@@ -83,8 +83,10 @@ class Recorded:
                 for part, former in zip(self._state, kept, strict=True):
                     part.copy_(former)
         torch.cuda.current_stream(self._device).wait_stream(aside)
-        torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
+        # What multiplies matrices gets room of its own in each recording, or two at once would share it.
+        torch._C._cuda_clearCublasWorkspaces()
         with torch.cuda.graph(graph):
             self._compute()
+        torch._C._cuda_clearCublasWorkspaces()
         return graph
