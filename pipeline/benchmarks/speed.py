@@ -1,9 +1,9 @@
 """Measures what the memory costs in time: `python -m pipeline.benchmark speed`.
 
 The bare language model and every variant of `ours` answer the same questions through the same fixed shapes,
-compiled and recorded or not, in turns. Prefill counts everything from the questions' text to the first token: for
-ours the question's vector, the search over all facts and the tokens of those that are read, from the cache or
-(`cold`) computed. Milliseconds a batch and their ratios go to speed.json.
+compiled and recorded or not, in turns. Prefill counts everything from the questions' text to the first token:
+for ours the question's vector, the search over all facts and the tokens of those that are read, which were
+computed before or (`cold`) are now. Milliseconds a batch and their ratios go to speed.json.
 """
 
 import json
@@ -62,7 +62,7 @@ class Speed:
     steps: int
     """Steps of decoding that are timed together."""
     backend: str
-    """What torch compiles with, of the bare model too, before a GPU records it: `inductor`; "" for nothing."""
+    """What torch compiles with, of the bare model too, before it is recorded: `inductor`; "" for nothing."""
     bootstrap_samples: int
     """Resamples of the repeats behind each interval."""
 
@@ -164,8 +164,8 @@ def timed(
 def _parts(system: OurSystem, fast: Fast, batch: list[str], clock: "_Clock") -> None:
     """Time parts of prefill, the device waited for in between: together they take longer than at once.
 
-    `finding` is all before the language model goes on with the facts; `finding, as written` is the same without
-    fixed shapes.
+    `finding` is all before the language model goes on with the facts; `finding, as written` is the same by
+    `OurSystem.select`.
     """
     with clock.timing("part: prompt"):
         prompts = system.reader.prompts(batch)

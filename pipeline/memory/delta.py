@@ -108,7 +108,7 @@ class Delta:
         return turned == (row in self._late)
 
     def turned(self, after: int, at: int) -> dict[int, bool]:
-        """Return the facts that changes behind `after` and up to `at` concerned, and whether they held then."""
+        """Return the facts that changes behind `after`, up to `at`, concerned, and whether they held then."""
         rows = dict.fromkeys(row for change in self._log[after:at] for row in change)
         return {row: bool(self.holds(row, at)) for row in rows}
 

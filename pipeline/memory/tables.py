@@ -168,9 +168,7 @@ class Tables:
         found = Candidates(facts, fine, *parts, torch.full_like(facts, -1))
         return Fixed(found, heads, relations, self._counts[heads], full)
 
-    def _nearest(
-        self, key: Float[Tensor, "B P"], n: int
-    ) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+    def _nearest(self, key: Float[Tensor, "B P"], n: int) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
         """Return the n nearest entities that head a fact, and how near they are; -inf for none."""
         key = key.to(self._vectors.dtype)
         near = torch.cat([key @ self._vectors.T, key @ self._late_vectors.T], dim=1) + self._closed
@@ -186,7 +184,7 @@ class Tables:
     def _facts(
         self, heads: Int[Tensor, "B n"], near: Float[Tensor, "B n"]
     ) -> tuple[Int[Tensor, "B W"], Int[Tensor, "B W"], Bool[Tensor, " B"]]:
-        """Return the facts of `heads`, in their order and then by id; which head each is of; see `Fixed.full`.
+        """Return the facts of `heads`, in their order, then by id; which each is of; and `Fixed.full`.
 
         As `pipeline.memory.adjacency.Groups.expand`, with places for the facts that came later.
         """

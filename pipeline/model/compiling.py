@@ -55,7 +55,11 @@ class Recorded:
     """
 
     def __init__(
-        self, compute: Callable[[], None], device: torch.device, state: Sequence[Tensor] = (), record: bool = True
+        self,
+        compute: Callable[[], None],
+        device: torch.device,
+        state: Sequence[Tensor] = (),
+        record: bool = True,
     ) -> None:
         self._compute = compute
         self._device = device
@@ -75,7 +79,7 @@ class Recorded:
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
         kept = [part.clone() for part in self._state]
-        aside = torch.cuda.Stream(self._device)
+        aside: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):

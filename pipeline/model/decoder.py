@@ -1,6 +1,6 @@
 """Answers from tensors of fixed shapes, which torch compiles once and replays: the fast path on a GPU.
 
-`Reader.generate` lets its tensors grow with every token. Here prompt and answer have their places in one cache
+`Reader.generate` lets its tensors grow with every token. Here prompt and answer have their places in a cache
 from the start. Layers that read facts have places for them in front, which those below don't: a step computes
 what the bare model's does, over a cache that is longer by the facts in some layers. The mask says what is
 there, and facts add their shift to it. The layers below need no facts, so they are computed while these are
@@ -68,7 +68,7 @@ class Decoder:
         over = torch.zeros(
             reader.layers - first, 2, questions, groups, widths[-1] + prompt + answer, size, **own
         )
-        below = [Layer(*states, self._places.at, 0) for states in under]
+        below = [Layer(states[0], states[1], self._places.at, 0) for states in under]
         whole = _own(reader, 0, reader.layers)
         above, self._below, begun = whole, None, None
         if first:
@@ -79,7 +79,9 @@ class Decoder:
         self._readings = []
         for width in widths:
             held = over[..., widths[-1] - width :, :]
-            cache = cache_of(reader, below + [Layer(*states, self._places.at, width) for states in held])
+            cache = cache_of(
+                reader, below + [Layer(states[0], states[1], self._places.at, width) for states in held]
+            )
             facts_of = None if arena is None else _Facts(arena, held, width, self._places)
             self._readings.append(_Reading(whole, above, begun, cache, self._places, facts_of, backend))
         self._now = self._readings[-1]
@@ -220,8 +222,9 @@ class _Facts:
 
     def copy(self) -> None:
         places = self._given.tensor
-        states = self._arena.states.index_select(3, places.flatten()).unflatten(3, places.shape)
-        self._held[..., : self.width, :].copy_(states.movedim(3, 2))
+        states = self._arena.states.index_select(3, places.flatten())
+        rows = states.view(*states.shape[:3], *places.shape, states.shape[-1])
+        self._held[..., : self.width, :].copy_(rows.movedim(3, 2))
 
 
 class _Reading:

@@ -93,7 +93,7 @@ class Fast:
 
     @torch.no_grad()
     def found(self, questions: Sequence[str]) -> tuple[Reply, Read]:
-        """Return a reply without texts, and where the facts stand that are read: the first part of `first`."""
+        """Return a reply without texts, and where the facts to read stand: the first part of `first`."""
         finder = self._begun(questions)
         return self._chosen(questions, None if finder is None else finder.finish())
 

@@ -6,6 +6,7 @@ asked.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,8 +19,9 @@ from pipeline.model.compiling import Backend, Recorded, compiled
 from pipeline.model.heads import RetrievalHeads
 from pipeline.model.inbox import Inbox
 from pipeline.model.lettertables import LetterTables
-from pipeline.model.ours import OurSystem, doubted
+from pipeline.model.ours import OurSystem
 from pipeline.model.parts import with_layers
+from pipeline.model.selection import doubted
 
 WIDTHS = 16, 32, 64
 """Tokens of a question, for either model; the least of these that is enough counts."""
@@ -56,8 +58,10 @@ class Finder:
         shape = (questions, settings.N + self.k + 3)
         self.found = torch.zeros(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._searches = [_Search(self, width, backend) for width in WIDTHS]
-        self._aside = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._end = torch.cuda.Event() if device.type == "cuda" else None
+        self._aside: Any = None
+        if device.type == "cuda":
+            self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._end: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     @staticmethod
     def suited(system: OurSystem) -> bool:
@@ -89,7 +93,7 @@ class Finder:
                 given[part, row, : len(tokens)] = tokens
                 given[part, row, -1] = len(tokens)
         search = next(search for search in self._searches if search.width >= width)
-        if self._aside is None or self._end is None:
+        if self._aside is None:
             search.run()
             return True
         self.given.send()
@@ -104,14 +108,14 @@ class Finder:
 
         Of the scores, only the k best. None where there were more facts to look at than places for them.
         """
-        if self._end is not None:
+        if self._aside is not None:
             self._end.synchronize()
         count = self.memory.settings.N
         facts, full = self.found[:, :count].long(), self.found[:, count]
         figures = self.found[:, count + 1 :].view(torch.float32).clone()
         if full.any():
             return None
-        scores, null, doubt = figures.split([self.k, 1, 1], dim=1)
+        scores, null, doubt = torch.split(figures, [self.k, 1, 1], dim=1)
         none = torch.zeros_like(scores)
         return Candidates(facts, scores, none, none, torch.full_like(facts, -1)), null, doubt[:, 0]
 
@@ -135,7 +139,7 @@ class _Search:
         self._finder.found.copy_(self._compiled(), non_blocking=True)
 
     def _tokens(self, part: int, width: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-        ids, lengths = self._finder.given.tensor[part].split([WIDTHS[-1], 1], dim=1)
+        ids, lengths = torch.split(self._finder.given.tensor[part], [WIDTHS[-1], 1], dim=1)
         return ids[:, :width], torch.arange(width, device=ids.device) < lengths
 
     def _forward(self) -> Int[Tensor, "B numbers"]:
@@ -144,7 +148,7 @@ class _Search:
         query = system.heads(system.encoder.pooled(ids, mask.long()))
         fixed = finder.tables.search(query._replace(second=None, stop=None))
         found, letters = fixed.candidates, None
-        if finder.letters is not None:
+        if finder.letters is not None and system.letters is not None:
             letters = finder.letters.overlaps(fixed.heads, fixed.relations, fixed.counts)
             letters = letters.masked_fill((found.facts < 0)[..., None], 0.0)
             found = found._replace(scores=found.scores + system.letters(found, letters))
@@ -163,4 +167,5 @@ class _Search:
         embedded = finder.begun.get_input_embeddings()(ids)
         states = finder.begun.base_model(input_ids=ids, use_cache=False).last_hidden_state
         described = torch.cat([told(part.float(), mask) for part in (embedded, states)], dim=-1)
-        return asking(described) > asking.limit
+        nothing: Tensor = asking(described) > asking.limit
+        return nothing

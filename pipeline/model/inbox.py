@@ -1,5 +1,7 @@
 """What a recorded function is given: written by the host, copied to the device in one piece."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ class Inbox:
         self._host = torch.zeros(shape, dtype=dtype, pin_memory=away)
         self.tensor: Tensor = self._host.to(device) if away else self._host
         """On the device; always the same one."""
-        self._sent = torch.cuda.Event() if away else None
+        self._sent: Any = torch.cuda.Event() if away else None  # type: ignore[no-untyped-call]
 
     def opened(self) -> NDArray[np.generic]:
         """Return what the host writes to, once what it held before has been copied."""

@@ -106,7 +106,7 @@ class LetterTables:
             counts: facts that the heads head.
         """
         given = self._given.tensor
-        asked, words, sizes = given.split([TRIGRAMS, WORDS, 2], dim=1)
+        asked, words, sizes = torch.split(given, [TRIGRAMS, WORDS, 2], dim=1)
         known = torch.zeros(len(given), self._most + 1, dtype=torch.bool, device=given.device)
         known = known.scatter(1, asked, torch.ones_like(asked, dtype=torch.bool))
         known[:, -1] = False

@@ -24,7 +24,7 @@ from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
 from pipeline.model.number import Number
 from pipeline.model.reader import Reader
-from pipeline.model.selection import Shares, enough, shares, spread, training_selection
+from pipeline.model.selection import Shares, doubted, reply, shares, spread, training_selection
 from pipeline.model.settings import Ours
 from pipeline.model.states import StateHeads
 from pipeline.model.system import Example, Reply, System
@@ -257,23 +257,10 @@ class OurSystem(System):
             null: score of the null fact.
             doubt: probability that no fact answers.
         """
-        refusal: list[float] = doubt.tolist()
         k = min(self.memory.settings.k, ranked.scores.shape[1])
-        chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], ranked.scores[:, :k], null)
-        read, weights, via = [], [], []
+        facts, (log_shares, _) = self._shared(ranked.facts[:, :k], ranked.scores[:, :k], null)
         limit = self._threshold(self.null.threshold)
-        every, ways = torch.stack([ranked.facts, ranked.via]).tolist()
-        for facts, row, *found_row in zip(
-            chosen.tolist(), log_shares.exp().tolist(), every, ways, strict=True
-        ):
-            way = dict(zip(*found_row, strict=True))
-            count = enough(row[: sum(fact >= 0 for fact in facts)], self.method.mass)
-            read.append(facts[:count])
-            weights.append(row[:count])
-            via.append([way[fact] for fact in facts[:count]])
-        refused = [share > limit for share in refusal]
-        candidates = [[fact for fact in row if fact >= 0] for row in every]
-        return Reply([], read, weights, candidates, refusal, refused, via), log_shares
+        return reply(ranked, facts, log_shares, doubt, limit, self.method.mass), log_shares
 
     def fact_tokens(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> FactTokens:
         """Return the tokens of the facts that `select` chose for the questions `rows`."""
@@ -311,8 +298,3 @@ class OurSystem(System):
         for row, answer in zip(rows, answers, strict=True):
             texts[row] = answer
         return replace(chosen, texts=texts)
-
-
-def doubted(scores: CandidateScores, null: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
-    """Return the null fact's share among all candidates."""
-    return torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp()

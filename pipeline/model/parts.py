@@ -26,9 +26,13 @@ def with_layers(lm: Any, start: int, end: int) -> Any:
         for name, child in list(module.named_children()):
             if child is layers:
                 setattr(module, name, nn.ModuleList(layers[start:end]))
-                norms = [name for name, other in module.named_children() if "norm" in name and other is not layers]
+                norms = [
+                    name for name, other in module.named_children() if "norm" in name and other is not layers
+                ]
                 if not last and len(norms) != 1:
-                    raise UserError(f"{type(lm).__name__}: found {len(norms)} norms behind its layers, not one")
+                    raise UserError(
+                        f"{type(lm).__name__}: found {len(norms)} norms behind its layers, not one"
+                    )
                 if not last:
                     setattr(module, norms[0], nn.Identity())
                 return part

@@ -79,7 +79,7 @@ class Places:
         return mask[:, None].repeat(1, 1, self._sharing, 1)
 
 
-class Layer(StaticLayer):
+class Layer(StaticLayer):  # type: ignore[misc]
     """Keys and values of a layer, written to from a place on that others share.
 
     Args:

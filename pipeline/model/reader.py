@@ -87,7 +87,9 @@ class Reader:
         """Return the token ids of the prompts of `questions`; see `tokens`."""
         before = facts or [""] * len(questions)
         shape = form or self.settings.prompt
-        return self.encode([shape.format(question=q, facts=f) for q, f in zip(questions, before, strict=True)])
+        return self.encode(
+            [shape.format(question=q, facts=f) for q, f in zip(questions, before, strict=True)]
+        )
 
     def continued(self, starts: Sequence[str], ends: Sequence[str]) -> Tokens:
         """Return plain texts whose ends are scored, without any form of a chat."""

@@ -58,7 +58,9 @@ def test_answers_with_facts_are_those_of_the_growing_cache(reader: Reader, first
     assert torch.equal(decoder.prefill(prompts, read), logits.argmax(-1))
     assert decoder.generate(prompts, read) == expected
     assert decoder.generate(prompts) == reader.generate(tokens, 6) != expected
-    read = Read([*read.places[:2], np.tile(read.places[2], 90)], [*read.shifts[:2], np.tile(read.shifts[2], 90)])
+    read = Read(
+        [*read.places[:2], np.tile(read.places[2], 90)], [*read.shifts[:2], np.tile(read.shifts[2], 90)]
+    )
     assert decoder.generate(prompts, read)[:2] == expected[:2]
 
 

@@ -40,7 +40,9 @@ def same(found: Reply, expected: Reply) -> None:
     assert found.candidates == expected.candidates
     assert found.refused == expected.refused
     assert found.via == expected.via
-    for left, right in zip([found.refusal, *found.weights], [expected.refusal, *expected.weights], strict=True):
+    for left, right in zip(
+        [found.refusal, *found.weights], [expected.refusal, *expected.weights], strict=True
+    ):
         assert left == pytest.approx(right, rel=1e-4, abs=1e-6)
 
 
@@ -84,14 +86,15 @@ def test_what_changes_is_found_by_the_next_question(system: OurSystem) -> None:
     assert not set(asked(system, quick, QUESTIONS).facts[0]) & set(first.facts[0])
     memory.upsert([Fact("N1", "P36", "N2", "Newland", "capital", "Newland City")])
     memory.upsert(gone)
-    replies = [asked(system, quick, [f"What is the capital of {name}?", QUESTIONS[1]]) for name in ("Newland", "Aland")]
+    replies = [
+        asked(system, quick, [f"What is the capital of {name}?", QUESTIONS[1]])
+        for name in ("Newland", "Aland")
+    ]
     assert any("Newland" in memory.text(row) for reply in replies for row in reply.candidates[0])
     assert quick.current
 
 
-def test_what_does_not_fit_is_left_to_the_system(
-    system: OurSystem, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = fast(system)
     memory = system.memory
     asked(system, quick, QUESTIONS[:1])
@@ -134,7 +137,11 @@ def test_every_kind_of_system_gives_its_own_replies(
     shaken(system, 0.1)
     quick = fast(system)
     asked(system, quick, QUESTIONS)
-    assert quick.current == (not settings.keys() & {"layout", "backend"} and "question" not in method and (method.get("hops") != 2 or settings.get("beam") == 0))
+    assert quick.current == (
+        not settings.keys() & {"layout", "backend"}
+        and "question" not in method
+        and (method.get("hops") != 2 or settings.get("beam") == 0)
+    )
 
 
 def test_everything_can_be_computed_ahead(system: OurSystem) -> None:
