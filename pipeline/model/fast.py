@@ -111,7 +111,7 @@ class Fast:
         shifts: list[list[float]] = log_shares.tolist()
         if not system.method.shift:
             shifts = [[0.0] * len(row) for row in shifts]
-        return chosen, self._arena.read([list(map(system.memory.text, row)) for row in chosen.facts], shifts)
+        return chosen, self._arena.read([system.memory.told(row) for row in chosen.facts], shifts)
 
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:

@@ -219,7 +219,8 @@ class OurSystem(System):
         heads, relations, _ = self.memory.columns(facts.clamp(min=0)).tolist()
         pairs = [zip(*row, strict=True) for row in zip(rows, heads, relations, strict=True)]
         slots = [[(h, r) if fact >= 0 else None for fact, h, r in row] for row in pairs]
-        texts = [[self.memory.text(fact) if fact >= 0 else "" for fact in row] for row in rows]
+        told = iter(self.memory.told([fact for row in rows for fact in row if fact >= 0]))
+        texts = [[next(told) if fact >= 0 else "" for fact in row] for row in rows]
         penalty = torch.tensor(spread(slots, texts, self.method.slot_gap), device=scores.device)
         found = shares(scores, null, self._warmth_of(scores), penalty)
         order = found.facts.argsort(dim=-1, descending=True, stable=True)
@@ -284,7 +285,7 @@ class OurSystem(System):
         chosen, log_shares = self.select(questions)
         rows = [row for row, no in enumerate(chosen.refused) if not no and chosen.facts[row]]
         texts = [""] * len(questions)
-        asked = [questions[row] for row in rows]
+        asked, answers = [questions[row] for row in rows], list[str]()
         if rows and self.method.isolate:
             shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
             weights = [chosen.weights[row] for row in rows]
@@ -293,8 +294,6 @@ class OurSystem(System):
         elif rows:
             with self.reads(rows, chosen, log_shares):
                 answers = self.reader.generate(self.reader.tokens(asked), self.answer_tokens)
-        else:
-            answers = []
         for row, answer in zip(rows, answers, strict=True):
             texts[row] = answer
         return replace(chosen, texts=texts)
