@@ -71,17 +71,73 @@ def probe(speed: Speed, memory: Memory, lm: LanguageModel, encoder: Encoder, tra
     with torch.no_grad():
         system.select(texts[:1]); note("laid out", 0)
         shape = (size, speed.prompt_tokens, speed.answer_tokens)
-        bare = Decoder(reader, *shape, backend=speed.backend)
-        bare.warm(); note("bare compiled", 0)
-        fast = Fast(system, *shape, [32, 240], ""); note("fast made", 0)
         fast = Fast(system, *shape, [48], speed.backend); note("fast made again", 0)
-        attempt(lambda: fast._decoder.warm()); note("decoder compiled", 0)
         finder = fast._finder
         if finder is not None:
             s = finder._searches[1]
             def one():
                 finder.begin(["a " * 16]); finder.finish()
             attempt(one); note("finder compiled", 0)
+        def search_only():
+            for w in finder._searches[:2]: gpu(f"search {w.width}", w.run)
+            kernels("search", w.run, rows=40)
+            text = texts[0]
+            host("prompts", lambda: reader.prompts([text])); host("encoder tokens", lambda: system.encoder.tokens([text]))
+            host("lm tokens", lambda: reader.encode([text])); host("letters.ask", lambda: finder.letters.ask([text]))
+            host("follow", lambda: finder.follow()); host("begin", lambda: finder.begin([text]))
+            host("begin+finish", lambda: (finder.begin([text]), finder.finish()))
+            found = finder.finish(); host("chosen", lambda: system.chosen(*found)); host("chosen+read", lambda: fast._chosen([text], found))
+            host("found", lambda: fast.found([text]))
+        attempt(search_only)
+        def agree():
+            full = wide = same = refused = 0; widths = []
+            n = 200
+            for text in texts[:n]:
+                got = finder.begin([text]) and finder.finish()
+                if not got: full += 1; continue
+                mine, _ = system.chosen(*got); theirs, _ = system.select([text])
+                same += mine.facts == theirs.facts; refused += mine.refused == theirs.refused
+                widths.append(fast._arena.read([list(map(system.memory.text, mine.facts[0]))], [[0.0] * 9]).width)
+            widths.sort()
+            note("agree", {"of": n, "left to the ordinary path": full, "same facts": same, "same refusal": refused,
+                "widths": [widths[len(widths) * q // 100] for q in (0, 25, 50, 75, 90, 99)] + [widths[-1]]})
+        attempt(agree)
+        def totals():
+            q = system.query(texts[:200]); t = finder.tables
+            near, heads = t._nearest(q.key, memory.entities)
+            c = (t._start[heads.clamp(max=len(t._start) - 2) + 1] - t._start[heads.clamp(max=len(t._start) - 2)]).sum(1)
+            c = sorted(c.tolist()); note("facts around 200 heads", [c[len(c) * x // 100] for x in (0, 25, 50, 75, 90, 95, 99)] + [c[-1]])
+            note("longest", [x.longest for x in finder.letters._name] + [finder.letters._noun.longest])
+        attempt(totals)
+        def micro():
+            dt = reader.lm.dtype; dev = reader.device
+            for B in (1, 16):
+                for S in (112, 144, 352):
+                    q = torch.randn(B, 3, 3, 64, dtype=dt, device=dev); k, v = torch.randn(2, B, 3, S, 64, dtype=dt, device=dev)
+                    m = torch.zeros(B, 1, 3, S, dtype=dt, device=dev)
+                    def sdpa(): return torch.nn.functional.scaled_dot_product_attention(q, k, v, m, scale=0.125)
+                    def plain():
+                        p = ((q @ k.transpose(-1, -2)).float() * 0.125 + m).softmax(-1); return p.to(dt) @ v
+                    torch._dynamo.reset()
+                    summed = torch.compile(lambda: attend_once(q, k, v, m, 0.125), dynamic=False) if CUDA and B == 1 else (lambda: attend_once(q, k, v, m, 0.125))
+                    for name, f in (("sdpa", sdpa), ("matmuls", plain), ("sums", summed)):
+                        if not CUDA: f(); continue
+                        s = torch.cuda.Stream(); 
+                        with torch.cuda.stream(s):
+                            f(); f()
+                        wait(); g = torch.cuda.CUDAGraph()
+                        with torch.cuda.graph(g):
+                            for _ in range(30): f()
+                        g.replay(); wait(); a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                        a.record(); [g.replay() for _ in range(5)]; b.record(); wait()
+                        note(f"attention {name} B={B} S={S} us", round(a.elapsed_time(b) / 150 * 1000, 2))
+        attempt(micro)
+        import os
+        if os.environ.get('PROBE') != 'all': return
+        bare = Decoder(reader, *shape, backend=speed.backend)
+        bare.warm(); note("bare compiled", 0)
+        fast = Fast(system, *shape, [32, 240], ""); note("fast made", 0)
+        attempt(lambda: fast._decoder.warm()); note("decoder compiled", 0)
         one_text = texts[0]
         def pick():
             for text in texts[:20]:
@@ -139,49 +195,7 @@ def probe(speed: Speed, memory: Memory, lm: LanguageModel, encoder: Encoder, tra
                     with torch.profiler.record_function("BARE"): bare.prefill(reader.prompts([one_text])); wait()
             prof.export_chrome_trace("speed_trace.json.gz")
         attempt(timeline)
-        def agree():
-            full = wide = same = refused = 0; widths = []
-            n = 200
-            for text in texts[:n]:
-                got = finder.begin([text]) and finder.finish()
-                if not got: full += 1; continue
-                mine, _ = system.chosen(*got); theirs, _ = system.select([text])
-                same += mine.facts == theirs.facts; refused += mine.refused == theirs.refused
-                widths.append(fast._arena.read([list(map(system.memory.text, mine.facts[0]))], [[0.0] * 9]).width)
-            widths.sort()
-            note("agree", {"of": n, "left to the ordinary path": full, "same facts": same, "same refusal": refused,
-                "widths": [widths[len(widths) * q // 100] for q in (0, 25, 50, 75, 90, 99)] + [widths[-1]]})
-        attempt(agree)
-        def totals():
-            q = system.query(texts[:200]); t = finder.tables
-            near, heads = t._nearest(q.key, memory.entities)
-            c = (t._start[heads.clamp(max=len(t._start) - 2) + 1] - t._start[heads.clamp(max=len(t._start) - 2)]).sum(1)
-            c = sorted(c.tolist()); note("facts around 200 heads", [c[len(c) * x // 100] for x in (0, 25, 50, 75, 90, 95, 99)] + [c[-1]])
-            note("longest", [x.longest for x in finder.letters._name] + [finder.letters._noun.longest])
-        attempt(totals)
-        def micro():
-            dt = reader.lm.dtype; dev = reader.device
-            for B in (1, 16):
-                for S in (112, 144, 352):
-                    q = torch.randn(B, 3, 3, 64, dtype=dt, device=dev); k, v = torch.randn(2, B, 3, S, 64, dtype=dt, device=dev)
-                    m = torch.zeros(B, 1, 3, S, dtype=dt, device=dev)
-                    def sdpa(): return torch.nn.functional.scaled_dot_product_attention(q, k, v, m, scale=0.125)
-                    def plain():
-                        p = ((q @ k.transpose(-1, -2)).float() * 0.125 + m).softmax(-1); return p.to(dt) @ v
-                    torch._dynamo.reset()
-                    summed = torch.compile(lambda: attend_once(q, k, v, m, 0.125), dynamic=False) if CUDA and B == 1 else (lambda: attend_once(q, k, v, m, 0.125))
-                    for name, f in (("sdpa", sdpa), ("matmuls", plain), ("sums", summed)):
-                        if not CUDA: f(); continue
-                        s = torch.cuda.Stream(); 
-                        with torch.cuda.stream(s):
-                            f(); f()
-                        wait(); g = torch.cuda.CUDAGraph()
-                        with torch.cuda.graph(g):
-                            for _ in range(30): f()
-                        g.replay(); wait(); a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-                        a.record(); [g.replay() for _ in range(5)]; b.record(); wait()
-                        note(f"attention {name} B={B} S={S} us", round(a.elapsed_time(b) / 150 * 1000, 2))
-        attempt(micro)
+
 
 if __name__ == "__main__":
     probe()
