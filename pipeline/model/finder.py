@@ -23,7 +23,7 @@ from pipeline.model.ours import OurSystem
 from pipeline.model.parts import with_layers
 from pipeline.model.selection import doubted
 
-WIDTHS = 16, 32, 64
+WIDTHS = 32, 64
 """Tokens of a question, for either model; the least of these that is enough counts."""
 LATE = 1024
 """Facts, and as many entities, that may come after the tables were made."""
