@@ -82,7 +82,7 @@ class Fast:
         """
         finder = self._begun(questions)
         prompts = self.system.reader.prompts(questions)
-        fits = len(questions) == self.questions and max(map(len, prompts)) <= self._prompt
+        fits = len(questions) == self.questions and max(map(len, prompts), default=0) <= self._prompt
         if fits and not self.system.method.isolate:
             self._decoder.begin(prompts)  # meanwhile facts are looked for
         found = None if finder is None else finder.finish()

@@ -80,9 +80,11 @@ class Finder:
 
         `follow` has taken in what changed before.
         """
+        if len(questions) != self.questions:
+            return False
         ids = self.system.encoder.tokens(questions), self.system.reader.encode(questions)
         width = max(len(row) for part in ids for row in part)
-        if len(questions) != self.questions or width > WIDTHS[-1]:
+        if width > WIDTHS[-1]:
             return False
         if self.letters is not None and not self.letters.ask(questions):
             return False

@@ -67,7 +67,7 @@ def test_they_find_what_the_memory_finds_after_every_change(
     query = ask(texts, 3, seed)
     memory.search(query)  # lays the facts out
     memory.upsert([fact(key) for key in before])
-    held = Tables(memory, 20)
+    held = Tables(memory, 100)
     same(memory, held, query)
     for writes, changed in turns:
         if writes:
@@ -82,7 +82,7 @@ def test_they_find_what_the_memory_finds_after_every_change(
 def test_new_names_are_found_and_values_of_one_slot_keep_their_order(texts: TextEncoder) -> None:
     memory = filled(texts, BASE, N=9)
     query = ask(texts, 2)
-    held = Tables(memory, 20)
+    held = Tables(memory, 100)
     memory.upsert([Fact("Q9", "P9", "Q8", "Newland", "motto", "Onward"), fact(("Q0", "P0", "Q5"))])
     memory.delete([BASE[0]])
     memory.upsert([fact(BASE[0])])

@@ -91,6 +91,8 @@ def test_what_changes_is_found_by_the_next_question(system: OurSystem) -> None:
         for name in ("Newland", "Aland")
     ]
     assert any("Newland" in memory.text(row) for reply in replies for row in reply.candidates[0])
+    memory.delete([memory.fact(row).key for row, alive in enumerate(memory.alive) if alive])
+    assert asked(system, quick, QUESTIONS).refused == [True, True]
     assert quick.current
 
 
@@ -98,6 +100,7 @@ def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch:
     quick = fast(system)
     memory = system.memory
     asked(system, quick, QUESTIONS[:1])
+    asked(system, quick, [*QUESTIONS, "Why?"])
     asked(system, quick, [QUESTIONS[0], "and " * 60])
     asked(system, fast(system, facts=[8]), QUESTIONS)
     monkeypatch.setattr(tables, "WIDTH", 2)
