@@ -1,9 +1,9 @@
 """Measures what the memory costs in time: `python -m pipeline.benchmark speed`.
 
 The bare language model and every variant of `ours` answer the same questions through the same fixed shapes,
-compiled or not, in turns. Prefill counts everything from the questions' text to the first token: for ours the
-question's vector, the search over all facts and the tokens of those that are read, from the cache or (`cold`)
-computed. Milliseconds a batch and their ratios go to speed.json.
+compiled and recorded or not, in turns. Prefill counts everything from the questions' text to the first token:
+for ours the question's vector, the search over all facts and the tokens of those that are read, which were
+computed before or (`cold`) are now. Milliseconds a batch and their ratios go to speed.json.
 """
 
 import json
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.config import Paths, UserError, stage
@@ -29,16 +28,15 @@ from pipeline.evaluation.variants import Variant
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.disk import write_whole
 from pipeline.memory.settings import Memory
-from pipeline.model.attention import FactTokens
 from pipeline.model.decoder import Decoder
-from pipeline.model.letters import nearest_letters, overlaps
+from pipeline.model.fast import Fast
 from pipeline.model.ours import OurSystem
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
 log = logging.getLogger(__name__)
 WARM_UP = 3
-"""Batches that are not counted: the first ones compile."""
+"""Batches that are not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +55,26 @@ class Speed:
     """Tokens of the longest prompt; longer questions are left out."""
     answer_tokens: int
     """Places for answers; at least `steps` + 1."""
-    fact_tokens: int
-    """Places for the tokens of the facts that a question reads."""
+    fact_tokens: list[int]
+    """Places for the tokens of the facts that a question reads; the least of these that is enough counts."""
     repeats: int
     """Batches of each size, each timed in every way."""
     steps: int
     """Steps of decoding that are timed together."""
     backend: str
-    """What torch compiles prefill and step with, of the bare model too: `inductor`; "" for nothing."""
+    """What torch compiles with, of the bare model too, before it is recorded: `inductor`; "" for nothing."""
     bootstrap_samples: int
     """Resamples of the repeats behind each interval."""
 
     def __post_init__(self) -> None:
         if not self.entries or not self.batch_sizes:
             raise ValueError("speed.entries and speed.batch_sizes must not be empty")
-        for name in ("prompt_tokens", "fact_tokens", "repeats", "steps", "bootstrap_samples"):
+        for name in ("prompt_tokens", "repeats", "steps", "bootstrap_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"speed.{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.batch_sizes) < 1:
-            raise ValueError(f"speed.batch_sizes must be at least 1, not {min(self.batch_sizes)}")
+        for name in ("batch_sizes", "fact_tokens"):
+            if min(getattr(self, name), default=0) < 1:
+                raise ValueError(f"speed.{name} must be at least 1, not {getattr(self, name)}")
         if self.answer_tokens <= self.steps:
             raise ValueError(f"speed.answer_tokens must be above speed.steps, not {self.answer_tokens}")
 
@@ -131,82 +130,60 @@ def timed(
 ) -> dict[str, NDArray[np.float64]]:
     """Return milliseconds of each way, one a repeat.
 
-    `finding` is from the questions' text to the tokens of their facts, `reading` the prefill with those.
-    What finding is made of is timed once more, each part by itself: see `_parts`.
+    What prefill is made of is timed once more, each part by itself: see `_parts`.
     """
     shape = (size, settings.prompt_tokens, settings.answer_tokens)
     reader = system.reader
     bare = Decoder(reader, *shape, backend=settings.backend)
-    reads = Decoder(reader, *shape, settings.fact_tokens, system.method.first_layer, settings.backend)
+    fast = Fast(system, *shape, settings.fact_tokens, settings.backend)
     clock = _Clock(reader.device)
+    turns = range(settings.repeats + WARM_UP)
+    batches = [[texts[(turn * size + place) % len(texts)] for place in range(size)] for turn in turns]
     began = time.perf_counter()
-    for turn in tqdm(range(settings.repeats + WARM_UP), desc=title, unit="batch"):
-        batch = [texts[(turn * size + place) % len(texts)] for place in range(size)]
-        with bare.attached():
-            with clock.timing("bare prefill"):
-                first = bare.prefill(reader.tokens(batch))
-            with clock.timing("bare step", settings.steps):
-                _steps(bare, first, settings.steps)
-        system.forget()
-        with clock.timing("cold finding"):
-            _facts(system, batch)
-        with clock.timing("finding"):
-            facts = _facts(system, batch)
-        with reads.attached(), system.lowrank.merged(reader.lm):
-            with clock.timing("reading"):
-                first = reads.prefill(reader.tokens(batch), facts)
-            with clock.timing("step", settings.steps):
-                _steps(reads, first, settings.steps)
-        _parts(system, batch, clock)
-        if turn == WARM_UP - 1:
-            log.info(
-                "%s: the first %d batches, which compile, took %.1f s",
-                title,
-                WARM_UP,
-                time.perf_counter() - began,
-            )
-    took = {name: np.array(values[WARM_UP:]) for name, values in clock.took.items()}
-    took["prefill"] = took["finding"] + took["reading"]
-    took["cold prefill"] = took["cold finding"] + took["reading"]
-    return took
-
-
-def _facts(system: OurSystem, batch: list[str]) -> FactTokens:
-    chosen, log_shares = system.select(batch)
-    return system.fact_tokens(range(len(batch)), chosen, log_shares)
+    for batch in batches:  # whatever they need is compiled
+        bare.prefill(reader.prompts(batch))
+        bare.step()
+        if fast.first(batch) is None:
+            raise UserError(f"speed.fact_tokens: {settings.fact_tokens} are too few for {batch}")
+        fast.step()
+    log.info("%s: all batches once, which compiles, took %.1f s", title, time.perf_counter() - began)
+    for batch in tqdm(batches, desc=title, unit="batch"):
+        with clock.timing("bare prefill"):
+            bare.prefill(reader.prompts(batch))
+        with clock.timing("bare step", settings.steps):
+            _steps(bare, settings.steps)
+        fast.forget()
+        with clock.timing("cold prefill"):
+            fast.first(batch)
+        with clock.timing("prefill"):
+            fast.first(batch)
+        with clock.timing("step", settings.steps):
+            _steps(fast, settings.steps)
+        _parts(system, fast, batch, clock)
+    return {name: np.array(values[WARM_UP:]) for name, values in clock.took.items()}
 
 
 @torch.no_grad()
-def _parts(system: OurSystem, batch: list[str], clock: "_Clock") -> None:
-    """Time each part of finding, the device waited for in between: together they take longer than at once."""
-    with clock.timing("part: question"):
-        query = system.query(batch)
-    with clock.timing("part: search"):
-        found = system.memory.search(query)
-    with clock.timing("part: score"):
-        scored = system.memory.score(query, found.facts, found.via)
-    letters = None
-    if system.letters:
-        with clock.timing("part: letters"):
-            letters = overlaps(system.memory, batch, found.facts, found.via)
-            system.letters(scored, letters)
-    with clock.timing("part: null"):
-        nearest = None if letters is None else nearest_letters(letters, scored.scores)
-        scale = system.heads.entity_log_scale.exp()
-        system.null(scored.scores, system.null.features(scored.scores, scored, scale, nearest))
-    with clock.timing("part: asking"):
-        system.asking.asks_nothing(system.reader, batch)
-    with clock.timing("part: selection, with all above"):
-        chosen, log_shares = system.select(batch)
-    with clock.timing("part: tokens of facts"):
-        system.fact_tokens(range(len(batch)), chosen, log_shares)
+def _parts(system: OurSystem, fast: Fast, batch: list[str], clock: "_Clock") -> None:
+    """Time parts of prefill, the device waited for in between: together they take longer than at once.
+
+    `finding` is all before the language model goes on with the facts; `finding, as written` is the same by
+    `OurSystem.select`.
+    """
     with clock.timing("part: prompt"):
-        system.reader.tokens(batch)
+        prompts = system.reader.prompts(batch)
+    with clock.timing("part: finding"):
+        chosen, facts = fast.found(batch)
+    with clock.timing("part: reading"):
+        fast.read(prompts, facts)
+    with clock.timing("part: finding, as written"):
+        chosen, log_shares = system.select(batch)
+        system.fact_tokens(range(len(batch)), chosen, log_shares)
 
 
-def _steps(decoder: Decoder, last: Tensor, count: int) -> None:
+def _steps(decoder: Decoder | Fast, count: int) -> None:
     for _ in range(count):
-        last = decoder.step(last)
+        decoder.step()
 
 
 class _Clock:

@@ -87,4 +87,6 @@ class Adjacency:
         self.tail = torch.from_numpy(triples[:, 2].copy()).to(device)
         self.slot = torch.from_numpy(slot).to(device)
         self.by_head = Groups.of(triples[live, 0], live, entities, device)
+        self.facts = len(triples)
+        """How many facts there are, of which some may not hold."""
         self.by_slot = Groups.of(slot[live], live, max(slots, 1), device)

@@ -1,7 +1,6 @@
 """Nearest vectors by inner product: exact or by HiKVP's tree on any device, by codes or through faiss."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 

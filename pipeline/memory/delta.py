@@ -56,6 +56,7 @@ class Delta:
         self._turns: dict[int, int | list[int]] = {}
         self._late: set[int] = set()  # facts with turns that were not laid out
         self._of: dict[int, list[int]] = {}  # facts with turns, by head
+        self._log: list[list[int]] = []  # facts that each change concerned
         self._number: dict[int, int] = {}  # of the last change that concerned a head
         self._count: dict[int, int] = {}  # facts that such a head has now
         self._alone: dict[int, None] = {}  # heads of which no fact was laid out and that have one now
@@ -95,6 +96,7 @@ class Delta:
                 self._empty[head] = None
             else:
                 self._empty.pop(head, None)
+        self._log.append(rows)
         self.last = number
 
     def _look_up(self, heads: Sequence[int]) -> None:
@@ -117,6 +119,15 @@ class Delta:
             return None
         turned = turns <= at if isinstance(turns, int) else bisect_right(turns, at) % 2 == 1
         return turned == (row in self._late)
+
+    def turned(self, after: int, at: int) -> dict[int, bool]:
+        """Return the facts that changes behind `after`, up to `at`, concerned, and whether they held then."""
+        rows = dict.fromkeys(row for change in self._log[after:at] for row in change)
+        return {row: bool(self.holds(row, at)) for row in rows}
+
+    def laid_out(self, row: int) -> bool:
+        """Return whether a fact was laid out that some change concerned."""
+        return row not in self._late
 
     def since(self) -> tuple[list[int], list[int]]:
         """Return the facts that were laid out and hold no longer, and those that were not and hold now."""

@@ -57,11 +57,31 @@ class TextEncoder:
                 max_length=self._settings.max_tokens,
                 return_tensors="pt",
             ).to(self.device)
-            states = self._model(**tokens).last_hidden_state.float()
-            mask = tokens["attention_mask"][..., None].float()
-            vectors[batch[0] : batch[-1] + 1] = F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+            vectors[batch[0] : batch[-1] + 1] = self.pooled(**tokens)
         place = {text: i for i, text in enumerate(distinct)}
         return vectors[torch.tensor([place[text] for text in texts], dtype=torch.long, device=self.device)]
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids that `encode` computes of each text."""
+        self._load()
+        ids: list[list[int]] = self._tokenizer(
+            list(texts), truncation=True, max_length=self._settings.max_tokens
+        )["input_ids"]
+        return ids
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text that isn't cut."""
+        return self._settings.max_tokens
+
+    def pooled(
+        self, input_ids: Int[Tensor, "n T"], attention_mask: Int[Tensor, "n T"], **others: Tensor
+    ) -> Float[Tensor, "n P"]:
+        """Return the unit vectors of tokens; those that the mask leaves out don't count."""
+        states = self._model(input_ids=input_ids, attention_mask=attention_mask, **others)
+        mask = attention_mask[..., None].float()
+        summed = (states.last_hidden_state.float() * mask).sum(1)
+        return F.normalize(summed / mask.sum(1), dim=-1)
 
     @property
     def model(self) -> Any:

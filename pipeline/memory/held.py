@@ -140,11 +140,18 @@ class HeldFacts:
 
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
-        head, relation, tail = self._named(row)
-        return f"The {relation} of {head} is {tail}."
+        return self.told([row])[0]
+
+    def told(self, rows: Sequence[int]) -> list[str]:
+        """Return the facts as sentences, looked up together."""
+        named = map(self._names_of, self._facts.at(np.array(rows, dtype=np.int64)).tolist())
+        return [f"The {relation} of {head} is {tail}." for head, relation, tail in named]
 
     def _named(self, row: int) -> tuple[str, str, str]:
-        head, relation, tail = self._facts.at(np.array([row]))[0].tolist()
+        return self._names_of(self._facts.at(np.array([row]))[0].tolist())
+
+    def _names_of(self, triple: Sequence[int]) -> tuple[str, str, str]:
+        head, relation, tail = triple
         return self.entities.texts[head], self.relations.texts[relation], self.entities.texts[tail]
 
     def slot_text(self, head: int, relation: int) -> str:

@@ -93,11 +93,20 @@ class Asking(nn.Module):
 @torch.no_grad()
 def worded(reader: Reader, texts: Sequence[str]) -> Float[Tensor, "B 6C"]:
     """Return x of each text: the mean, the last and the first of its tokens, before and after layer 1."""
-    parts = []
-    for states, mask in reader.first_states(texts):
-        rows = torch.arange(len(states), device=states.device)
-        mean = (states * mask[..., None]).sum(dim=1)  # its length goes
-        parts += [mean, states[:, -1], states[rows, mask.int().argmax(dim=1)]]
+    return torch.cat([told(states, mask) for states, mask in reader.first_states(texts)], dim=-1)
+
+
+def told(states: Float[Tensor, "B T C"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B 3C"]:
+    """Return the mean, the last and the first of each row's states, at unit length.
+
+    Args:
+        states: of tokens.
+        mask: which are no padding, on either side.
+    """
+    rows = torch.arange(len(states), device=states.device)
+    mean = (states * mask[..., None]).sum(dim=1)  # its length goes
+    first, behind = mask.int().argmax(dim=1), mask.flip(1).int().argmax(dim=1)
+    parts = mean, states[rows, -1 - behind], states[rows, first]
     return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=-1)
 
 

@@ -1,45 +1,47 @@
 """Answers from tensors of fixed shapes, which torch compiles once and replays: the fast path on a GPU.
 
-`Reader.generate` lets its tensors grow with every token. Here the keys and values of facts, prompt and
-answer have their places in one cache from the start, facts first, and the mask says what is there: facts add
-their shift to it, and layers below the first one that reads don't see their places. A step then computes what
-the bare model's does, over a cache that is longer by the facts.
+`Reader.generate` lets its tensors grow with every token. Here prompt and answer have their places in a cache
+from the start. Layers that read facts have places for them in front, which those below don't: a step computes
+what the bare model's does, over a cache that is longer by the facts in some layers. The mask says what is
+there, and facts add their shift to it. The layers below need no facts, so they are computed while these are
+still looked for.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FunctionType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import StaticCache
 
 from pipeline.config import UserError
-from pipeline.model.attention import FactTokens, selected
-from pipeline.model.reader import Reader, Tokens
-from pipeline.shapes import TokenIds
+from pipeline.model.arena import FactArena, Read
+from pipeline.model.compiling import Backend, Recorded, compiled
+from pipeline.model.inbox import Inbox
+from pipeline.model.parts import with_layers
+from pipeline.model.places import NAME, Layer, Places, cache_of, head_sizes
+from pipeline.model.reader import Reader
 
-NAME = "sdpa_static"
+ALIGNED = 8
+"""Kernels want rows of a mask to begin at multiples of so many numbers."""
 
-Backend = str | Callable[..., Any]
-"""What torch compiles with, by its name or as a function of a graph and examples of its inputs."""
+Held = Float[Tensor, "layers 2 B G S D"]
+"""Keys and values at places of a cache."""
 
 
 class Decoder:
     """The most likely answers of a language model, a fixed number of questions at a time.
 
     Args:
-        reader: the frozen language model.
+        reader: the frozen language model; later changes of its attention don't count.
         questions: B of every batch.
         prompt: tokens of the longest prompt.
         answer: tokens of the longest answer.
-        facts: tokens of facts that a question may read; 0 for the bare model.
-        first_layer: lowest layer that reads facts.
-        backend: what torch compiles prefill and step with, once each; "" computes both as they are written.
-            Without a GPU, "inductor" takes a C++ compiler.
+        arena: holds the facts that are read; None for the bare model.
+        facts: tokens of facts that a question may read; of several numbers the least that is enough counts.
+        backend: what torch compiles prefill and step with, for each of `facts`; "" computes both as they are
+            written. Without a GPU, "inductor" takes a C++ compiler.
 
     Raises:
         UserError: the model has layers with a window of their own.
@@ -51,158 +53,241 @@ class Decoder:
         questions: int,
         prompt: int,
         answer: int,
-        facts: int = 0,
-        first_layer: int = 0,
+        arena: FactArena | None = None,
+        facts: Sequence[int] = (0,),
         backend: Backend = "inductor",
     ) -> None:
-        self.reader, self.prompt, self.answer, self.facts = reader, prompt, answer, facts
-        self.first_layer = first_layer
-        self.length = facts + prompt + answer
-        config = reader.lm.config
-        self.cache = StaticCache(config=config, max_cache_len=self.length)
-        if any(layer.is_sliding for layer in self.cache.layers):
-            raise UserError(f"{config.model_type}: layers with a window have no places for facts; use Reader")
-        heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.cache.early_initialization(questions, heads, size, reader.lm.dtype, reader.device)
-        self.hidden = torch.finfo(reader.lm.dtype).min
-        self.mask: Float[Tensor, "B 1 1 S"] = torch.full(
-            (questions, 1, 1, self.length), self.hidden, dtype=reader.lm.dtype, device=reader.device
+        self.reader = reader
+        self._places = Places(reader, questions, prompt, answer)
+        first = reader.layers - len(arena.states) if arena is not None else 0
+        widths = sorted({-(-width // ALIGNED) * ALIGNED for width in facts})
+        groups, size = head_sizes(reader.lm.config)
+        own = {"dtype": reader.lm.dtype, "device": reader.device}
+        # Layers that read have room for the most facts; with fewer, the places next to the prompt are used.
+        under = torch.zeros(first, 2, questions, groups, prompt + answer, size, **own)
+        over = torch.zeros(
+            reader.layers - first, 2, questions, groups, widths[-1] + prompt + answer, size, **own
         )
-        self.positions = torch.zeros(questions, 1, dtype=torch.long, device=reader.device)
-        self._lengths = [layer.cumulative_length for layer in self.cache.layers]
-        self._start = torch.full_like(self._lengths[0], facts)
-        self._prefill = self._compiled("prefill", backend)
-        self._step = self._compiled("step", backend)
+        below = [Layer(states[0], states[1], self._places.at, 0) for states in under]
+        whole = _own(reader, 0, reader.layers)
+        above, self._below, begun = whole, None, None
+        if first:
+            begun = torch.zeros(questions, prompt, reader.hidden, **own)
+            cache = cache_of(reader, below)
+            self._below = _Below(_own(reader, 0, first), cache, self._places, begun, backend)
+            above = _own(reader, first, reader.layers)
+        self._readings = []
+        for width in widths:
+            held = over[..., widths[-1] - width :, :]
+            cache = cache_of(
+                reader, below + [Layer(states[0], states[1], self._places.at, width) for states in held]
+            )
+            facts_of = None if arena is None else _Facts(arena, held, width, self._places)
+            self._readings.append(_Reading(whole, above, begun, cache, self._places, facts_of, backend))
+        self._now = self._readings[-1]
+        self.done = 0
+        """Steps since the last prefill."""
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Let the language model see facts at their places inside this block."""
-        with selected(self.reader.lm, NAME, self._attend):
-            yield
-
-    @torch.no_grad()
-    def prefill(self, tokens: Tokens, facts: FactTokens | None = None) -> Int[Tensor, " B"]:
-        """Compute the prompts after `facts`; return the first token of each answer.
+    def prefill(self, prompts: Sequence[Sequence[int]], facts: Read | None = None) -> Int[Tensor, " B"]:
+        """Compute the prompts after `facts`; return the first token of each answer, until the next call.
 
         Raises:
             UserError: there are more questions, or more tokens of prompts or facts, than were planned for.
         """
-        rows, width = tokens.ids.shape
-        held = 0 if facts is None else facts.shift.shape[1]
-        if rows != len(self.mask) or width > self.prompt or held > self.facts:
+        self.begin(prompts)
+        return self.finish(facts)
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Compute the prompts as far as they need no facts.
+
+        Raises:
+            UserError: there are more questions, or more tokens, than were planned for.
+        """
+        width, places = max(map(len, prompts), default=0), self._places
+        if len(prompts) != places.questions or width > places.prompt:
             raise UserError(
-                f"{rows} questions with {width} tokens and {held} of facts don't fit a decoder that was "
-                f"made for {len(self.mask)} with {self.prompt} and {self.facts}"
+                f"{len(prompts)} questions with {width} tokens don't fit a decoder that was made for "
+                f"{places.questions} with {places.prompt}"
             )
-        self.mask.fill_(self.hidden)
-        if facts is not None:
-            self.mask[:, 0, 0, :held] = facts.shift.to(self.mask)
-            layers = self.cache.layers[self.first_layer :]
-            places = [part[:, :, :held] for layer in layers for part in (layer.keys, layer.values)]
-            read = [part for both in zip(facts.keys, facts.values, strict=True) for part in both]
-            torch._foreach_copy_(places, read)
-        torch._foreach_copy_(self._lengths, [self._start] * len(self._lengths))
-        seen = F.pad(tokens.mask, (self.prompt - width, 0)).bool()
-        ids = F.pad(tokens.ids, (self.prompt - width, 0), value=self.reader.stop)
-        positions = (seen.cumsum(dim=-1) - 1).clamp(min=0)
-        self.positions.copy_(positions[:, -1:])
-        self.done = 0
-        best = self._run(self._prefill, ids, positions, self._wide(seen))
-        self.mask[:, 0, 0, self.facts : self.facts + self.prompt].masked_fill_(seen, 0.0)
-        return best
+        places.take(prompts)
+        if self._below is not None:
+            self._below.run()
 
-    @torch.no_grad()
-    def step(self, last: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return the token that follows `last`, for each question."""
-        self.mask[..., self.facts + self.prompt + self.done] = 0.0
-        self.positions += 1
+    def finish(self, facts: Read | None = None) -> Int[Tensor, " B"]:
+        """Compute the rest of the prompts, after `facts`; return as `prefill` does.
+
+        Raises:
+            UserError: there are more tokens of facts than were planned for.
+        """
+        held = 0 if facts is None else facts.width
+        enough = [reading for reading in self._readings if held <= reading.width]
+        if not enough:
+            raise UserError(
+                f"{held} tokens of facts don't fit a decoder that was made for {self._readings[-1].width}"
+            )
+        self._now, self.done = enough[0], 0
+        return self._now.prefill(facts)
+
+    def step(self) -> Int[Tensor, " B"]:
+        """Return the token that follows the last one, for each question, until the next call.
+
+        Raises:
+            UserError: the answers are as long as was planned for.
+        """
+        if self.done == self._places.answer:
+            raise UserError(f"answers of more than {self.done} tokens don't fit this decoder")
         self.done += 1
-        return self._run(self._step, last[:, None], self.positions, self.mask)
+        return self._now.step()
 
-    @torch.no_grad()
-    def generate(self, tokens: Tokens, facts: FactTokens | None = None) -> list[str]:
-        """Return the most likely answers; inside `attached`."""
-        best = self.prefill(tokens, facts)
-        said = [best]
-        going = best != self.reader.stop
-        while len(said) < self.answer and bool(going.any()):
-            said.append(self.step(said[-1]))
-            going &= said[-1] != self.reader.stop
+    def generate(self, prompts: Sequence[Sequence[int]], facts: Read | None = None) -> list[str]:
+        """Return the most likely answers."""
+        return self.rest(self.prefill(prompts, facts))
+
+    def rest(self, first: Int[Tensor, " B"], limit: int | None = None) -> list[str]:
+        """Return the answers whose first tokens `prefill` has returned, of at most `limit` tokens."""
+        stop, most = self.reader.stop, limit or self._places.answer
+        said = [first.clone()]
+        going = first != stop
+        while len(said) < most and bool(going.any()):
+            said.append(self.step().clone())
+            going &= said[-1] != stop
         rows: Sequence[list[int]] = torch.stack(said, dim=1).tolist()
-        kept = [row[: row.index(self.reader.stop)] if self.reader.stop in row else row for row in rows]
+        kept = [row[: row.index(stop)] if stop in row else row for row in rows]
         texts = self.reader.tokenizer.batch_decode(kept, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _compiled(self, name: str, backend: Backend) -> Callable[..., Tensor]:
-        """Return `_forward`, compiled for the shapes of its first call, with code of its own.
+    def warm(self) -> None:
+        """Compile and record everything."""
+        for reading in self._readings:
+            self.begin([[self.reader.stop]] * self._places.questions)
+            reading.prefill(None)
+            reading.step()
 
-        Torch keeps what it compiled with a function's code, eight times at most: were that shared, decoders
-        would use it up for each other. Shapes, places and the attention are those of the first call for good,
-        so nothing is checked at a call, and nothing that changes elsewhere compiles it anew.
-        """
-        if not backend:
-            return self._forward
-        plain = Decoder._forward
-        code = plain.__code__.replace(co_name=f"{name}_of_{len(self.mask)}")
-        own = FunctionType(code, plain.__globals__).__get__(self)
-        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-        if backend == "inductor":
-            options["triton.cudagraphs"] = True
-        compiled: Callable[..., Tensor] = torch.compile(
-            own, backend=backend, fullgraph=True, dynamic=False, options=options
-        )
-        return compiled
 
-    def _run(
+def _own(reader: Reader, start: int, end: int) -> Any:
+    """Return these layers as a model that attends as `pipeline.model.places` has it."""
+    model = with_layers(reader.lm, start, end)
+    model.set_attn_implementation(NAME)
+    return model
+
+
+class _Below:
+    """The layers that read no facts, of the prompts."""
+
+    def __init__(
+        self, model: Any, cache: StaticCache, places: Places, states: Float[Tensor, "B P C"], backend: Backend
+    ) -> None:
+        self._model, self._cache, self._places, self._states = model.base_model, cache, places, states
+        self._compiled = compiled(self._forward, backend, f"below_of_{places.questions}")
+        self.run = Recorded(self._compute, states.device, record=bool(backend))
+
+    def _compute(self) -> None:
+        self._places.at.zero_()
+        self._states.copy_(self._compiled())
+
+    def _forward(self) -> Float[Tensor, "B P C"]:
+        places = self._places
+        states: Tensor = self._model(
+            input_ids=places.prompts,
+            attention_mask=places.mask(places.prompt),
+            position_ids=places.positions(places.prompt),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        return states
+
+
+class _Facts:
+    """The facts of a batch, at their places."""
+
+    def __init__(self, arena: FactArena, held: Held, width: int, places: Places) -> None:
+        self.width, self._arena, self._held, self._hidden = width, arena, held, places.hidden
+        shape, device = (places.questions, width), held.device
+        self._given, self._shifts = Inbox(shape, torch.long, device), Inbox(shape, torch.float32, device)
+
+    @property
+    def shifts(self) -> Float[Tensor, "B J"]:
+        return self._shifts.tensor
+
+    def take(self, facts: Read | None) -> None:
+        given, shifts = self._given.opened(), self._shifts.opened()
+        given.fill(0)
+        shifts.fill(self._hidden)
+        if facts is not None:
+            for row, (places, row_shifts) in enumerate(zip(*facts, strict=True)):
+                given[row, : len(places)] = places
+                shifts[row, : len(places)] = row_shifts
+        self._given.send()
+        self._shifts.send()
+
+    def copy(self) -> None:
+        places = self._given.tensor
+        states = self._arena.states.index_select(3, places.flatten())
+        rows = states.view(*states.shape[:3], *places.shape, states.shape[-1])
+        self._held[..., : self.width, :].copy_(rows.movedim(3, 2))
+
+
+class _Reading:
+    """Prefill and step with as many places for facts."""
+
+    def __init__(
         self,
-        compute: Callable[..., Tensor],
-        ids: TokenIds,
-        positions: TokenIds,
-        mask: Float[Tensor, "B 1 T S"],
-    ) -> Int[Tensor, " B"]:
-        # Compiled code goes on with the attention of its first call, whichever that was.
-        assert self.reader.lm.config._attn_implementation == NAME, "a decoder computes inside `attached`"
-        return compute(ids, positions, mask).clone()  # a replayed graph writes to the same place again
+        whole: Any,
+        above: Any,
+        begun: Float[Tensor, "B P C"] | None,
+        cache: StaticCache,
+        places: Places,
+        facts: _Facts | None,
+        backend: Backend,
+    ) -> None:
+        self._whole, self._above, self._begun, self._cache = whole, above, begun, cache
+        self._places, self._facts = places, facts
+        self.width = 0 if facts is None else facts.width
+        sizes = f"of_{places.questions}_after_{self.width}"
+        self._read = compiled(self._read_prompts, backend, f"prefill_{sizes}")
+        self._say = compiled(self._say_next, backend, f"step_{sizes}")
+        device, state = places.at.device, [places.at, places.last]
+        self._prompts = Recorded(self._compute_prompts, device, record=bool(backend))
+        self._next = Recorded(self._compute_next, device, state, bool(backend))
 
-    def _forward(self, ids: TokenIds, positions: TokenIds, mask: Float[Tensor, "B 1 T S"]) -> Tensor:
-        output = self.reader.lm(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
+    def prefill(self, facts: Read | None) -> Int[Tensor, " B"]:
+        if self._facts is not None:
+            self._facts.take(facts)
+        self._prompts()
+        return self._places.last
+
+    def step(self) -> Int[Tensor, " B"]:
+        self._next()
+        return self._places.last
+
+    def _compute_prompts(self) -> None:
+        if self._facts is not None:
+            self._facts.copy()
+        self._places.at.zero_()
+        self._places.last.copy_(self._read())
+        self._places.at.fill_(self._places.prompt)
+
+    def _compute_next(self) -> None:
+        self._places.last.copy_(self._say())
+        self._places.at.add_(1)
+
+    def _read_prompts(self) -> Int[Tensor, " B"]:
+        if self._begun is None:
+            return self._best(self._whole, self._places.prompt, input_ids=self._places.prompts)
+        return self._best(self._above, self._places.prompt, inputs_embeds=self._begun)
+
+    def _say_next(self) -> Int[Tensor, " B"]:
+        return self._best(self._whole, 1, input_ids=self._places.last[:, None])
+
+    def _best(self, model: Any, width: int, **inputs: Tensor) -> Int[Tensor, " B"]:
+        """Return the most likely token after the next `width` ones."""
+        output = model(
+            attention_mask=self._places.mask(width, None if self._facts is None else self._facts.shifts),
+            position_ids=self._places.positions(width),
+            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **inputs,
         )
         best: Tensor = output.logits[:, -1].argmax(dim=-1)
         return best
-
-    def _wide(self, seen: Bool[Tensor, "B P"]) -> Float[Tensor, "B 1 P S"]:
-        """Return the mask of the prompts: facts, and of the prompt what is real and not later."""
-        wide = self.mask.repeat(1, 1, self.prompt, 1)
-        causal = torch.ones(self.prompt, self.prompt, dtype=torch.bool, device=seen.device).tril()
-        part = wide[..., self.facts : self.facts + self.prompt]
-        part.masked_fill_(seen[:, None, None, :] & causal, 0.0)
-        return wide
-
-    def _attend(
-        self,
-        module: nn.Module,
-        query: Float[Tensor, "B H T D"],
-        key: Float[Tensor, "B G S D"],
-        value: Float[Tensor, "B G S D"],
-        attention_mask: Float[Tensor, "B 1 T S"],
-        **kwargs: Any,
-    ) -> tuple[Float[Tensor, "B T H D"], None]:
-        """Attend to all places that the mask shows; the signature is the transformers library's."""
-        mask = attention_mask
-        if self.facts and int(module.layer_idx) < self.first_layer:  # type: ignore[arg-type]
-            mask = mask.masked_fill(torch.arange(self.length, device=mask.device) < self.facts, self.hidden)
-        batch, heads, width, size = query.shape
-        shared = heads // key.shape[1]
-        if width == 1:  # the heads that share keys are the queries: no key is copied
-            query = query.reshape(batch, key.shape[1], shared, size)
-        else:
-            key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-        output = F.scaled_dot_product_attention(query, key, value, mask, scale=kwargs.get("scaling"))
-        return output.reshape(batch, heads, width, size).transpose(1, 2).contiguous(), None

@@ -78,7 +78,7 @@ class FactReader:
         for text in found:
             self._cache.move_to_end(text)
         if missing:
-            found |= dict(zip(missing, self._prefill(missing), strict=True))
+            found |= dict(zip(missing, self.prefill(missing), strict=True))
         for text in missing:
             self._cache[text] = found[text]
             self._held += found[text].shape[3]
@@ -87,8 +87,8 @@ class FactReader:
             self._held -= oldest.shape[3]
         return found
 
-    def _prefill(self, texts: Sequence[str]) -> list[Float[Tensor, "2 layers G L D"]]:
-        """Return the keys and values of `texts`, those alike in length computed together: less padding."""
+    def prefill(self, texts: Sequence[str]) -> list[Float[Tensor, "2 layers G L D"]]:
+        """Compute the keys and values of `texts`, those alike in length together: less padding."""
         encoded = self.reader.encode([text + "\n" for text in texts])
         self.cut += sum(len(tokens) > self.window for tokens in encoded)
         encoded = [tokens[: self.window] for tokens in encoded]

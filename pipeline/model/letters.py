@@ -30,7 +30,7 @@ _WORD = re.compile(r"\w+")
 
 
 @lru_cache(maxsize=1 << 17)
-def _read(text: str) -> tuple[frozenset[str], tuple[str, ...]]:
+def read(text: str) -> tuple[frozenset[str], tuple[str, ...]]:
     """Return the trigrams of a text's words, with their ends marked, and the words; case is folded."""
     words = tuple(_WORD.findall(text.casefold()))
     marked = (f"<{word}>" for word in words)
@@ -40,7 +40,7 @@ def _read(text: str) -> tuple[frozenset[str], tuple[str, ...]]:
 @lru_cache(maxsize=1 << 17)
 def _counted(name: str) -> tuple[frozenset[str], tuple[str, ...], int, str]:
     """Return the trigrams and the words of a name, its letters, and its words as they stand in a text."""
-    trigrams, words = _read(name)
+    trigrams, words = read(name)
     return trigrams, words, sum(map(len, words)), f" {' '.join(words)} "
 
 
@@ -48,7 +48,7 @@ class _Question:
     """The letters of a question, held against names and nouns."""
 
     def __init__(self, text: str) -> None:
-        self._trigrams, words = _read(text)
+        self._trigrams, words = read(text)
         self._words, self._whole = frozenset(words), f" {' '.join(words)} "
         self._count = max(len(self._trigrams), 1)
 
@@ -66,7 +66,7 @@ class _Question:
         )
 
     def noun(self, noun: str) -> float:
-        return len(self._trigrams & _read(noun)[0]) / self._count
+        return len(self._trigrams & read(noun)[0]) / self._count
 
 
 def overlaps(

@@ -1,5 +1,6 @@
 r"""Low-rank changes of a frozen model's projections: W x + (α/r) · U V x (LoRA, arXiv 2106.09685, eq. 3)."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -81,26 +82,21 @@ class LowRank(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    @contextmanager
-    def merged(self, lm: Any) -> Iterator[None]:
-        """Add the changes to the weights of `lm`'s projections inside this block: nothing more is computed.
+    @torch.no_grad()
+    def applied(self, lm: Any) -> Any:
+        """Return a model that has the changes in its weights and shares all others with `lm`.
 
-        In a narrow type the sum is rounded. The weights keep their places, as compiled code needs.
+        Nothing more is computed than by `lm`. In a narrow type the sum is rounded. Later changes of these
+        parameters don't reach it.
         """
-        layers = decoder_layers(lm)
-        weights: list[Tensor] = []
-        for number, name in self._places:
-            weights.append(layers[number].get_submodule(name).weight)  # type: ignore[arg-type]
-        kept = [weight.detach().clone() for weight in weights]
-        try:
-            with torch.no_grad():
-                for weight, down, up in zip(weights, self.down, self.up, strict=True):
-                    weight.copy_(weight.float() + self.scale * up.float() @ down.float())
-            yield
-        finally:
-            with torch.no_grad():
-                for weight, former in zip(weights, kept, strict=True):
-                    weight.copy_(former)
+        tensors = [*lm.parameters(), *lm.buffers()]
+        other = copy.deepcopy(lm, {id(tensor): tensor for tensor in tensors})
+        layers = decoder_layers(other)
+        for (number, name), down, up in zip(self._places, self.down, self.up, strict=True):
+            module: Any = layers[number].get_submodule(name)
+            changed = module.weight.float() + self.scale * up.float() @ down.float()
+            module.weight = nn.Parameter(changed.to(module.weight.dtype), requires_grad=False)
+        return other
 
     def _hook(self, place: int) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import LowRank
 from pipeline.model.number import Number
 from pipeline.model.reader import Reader
-from pipeline.model.selection import Shares, enough, shares, spread, training_selection
+from pipeline.model.selection import Shares, doubted, reply, shares, spread, training_selection
 from pipeline.model.settings import Ours
 from pipeline.model.states import StateHeads
 from pipeline.model.system import Example, Reply, System
@@ -70,7 +70,7 @@ class OurSystem(System):
         self.null = NullFact(method.null_width, OVERLAPS + 3 if method.letters else 0)
         self.asking = Asking(reader.hidden)
         self.correction = StateCorrection(reader.hidden, encoder.dimension)
-        self._beta, self._threshold = Number(), Number()
+        self._beta, self._threshold, self._warmth = Number(), Number(), Number()
         self.temperature = nn.Parameter(torch.tensor(1.0))
         self.lowrank = LowRank(
             reader.lm, method.projections, method.first_layer, method.rank, method.rank_alpha
@@ -171,8 +171,7 @@ class OurSystem(System):
 
     def _doubt(self, questions: Sequence[str], scores: Tensor, null: Tensor) -> Tensor:
         """Return the null fact's share among all candidates; 1 where nothing is asked."""
-        share = torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp()
-        return share.masked_fill(self.asking.asks_nothing(self.reader, questions), 1.0)
+        return doubted(scores, null).masked_fill(self.asking.asks_nothing(self.reader, questions), 1.0)
 
     def losses(self, batch: Sequence[Example]) -> dict[str, Tensor]:
         """Return L = L_LM + α·L_Aux and its parts.
@@ -220,38 +219,49 @@ class OurSystem(System):
         heads, relations, _ = self.memory.columns(facts.clamp(min=0)).tolist()
         pairs = [zip(*row, strict=True) for row in zip(rows, heads, relations, strict=True)]
         slots = [[(h, r) if fact >= 0 else None for fact, h, r in row] for row in pairs]
-        texts = [[self.memory.text(fact) if fact >= 0 else "" for fact in row] for row in rows]
+        told = iter(self.memory.told([fact for row in rows for fact in row if fact >= 0]))
+        texts = [[next(told) if fact >= 0 else "" for fact in row] for row in rows]
         penalty = torch.tensor(spread(slots, texts, self.method.slot_gap), device=scores.device)
-        found = shares(scores, null, self.temperature, penalty)
+        found = shares(scores, null, self._warmth_of(scores), penalty)
         order = found.facts.argsort(dim=-1, descending=True, stable=True)
         return facts.gather(1, order), found._replace(facts=found.facts.gather(1, order))
+
+    def _warmth_of(self, scores: Tensor) -> Tensor:
+        """Return the temperature where `scores` are."""
+        if scores.device == self.temperature.device:
+            return self.temperature
+        return scores.new_tensor(self._warmth(self.temperature))
 
     @torch.no_grad()
     def select(self, questions: Sequence[str]) -> tuple[Reply, Tensor]:
         """Return a reply without texts, and the log-probabilities of the k best facts."""
-        found, letters = self._found(questions)
+        found, null = self.ranked(*self._found(questions))
+        return self.chosen(found, null, self._doubt(questions, found.scores, null))
+
+    @torch.no_grad()
+    def ranked(self, found: Candidates, letters: Letters | None) -> tuple[Candidates, Float[Tensor, "B 1"]]:
+        """Return candidates by falling score, and the score of the null fact."""
         scores, order = found.scores.sort(dim=-1, descending=True, stable=True)
         ranked = Candidates(found.facts.gather(1, order), scores, *(p.gather(1, order) for p in found[2:]))
         if letters is not None:
             letters = letters.gather(1, order[..., None].expand_as(letters))
-        null = self._null(ranked, letters)
-        refusal = self._doubt(questions, scores, null).tolist()
-        k = min(self.memory.settings.k, scores.shape[1])
-        chosen, (log_shares, _) = self._shared(ranked.facts[:, :k], scores[:, :k], null)
-        read, weights, via = [], [], []
+        return ranked, self._null(ranked, letters)
+
+    @torch.no_grad()
+    def chosen(
+        self, ranked: Candidates, null: Float[Tensor, "B 1"], doubt: Float[Tensor, " B"]
+    ) -> tuple[Reply, Tensor]:
+        """Return a reply without texts, and the log-probabilities of the k best facts.
+
+        Args:
+            ranked: candidates by falling score.
+            null: score of the null fact.
+            doubt: probability that no fact answers.
+        """
+        k = min(self.memory.settings.k, ranked.scores.shape[1])
+        facts, (log_shares, _) = self._shared(ranked.facts[:, :k], ranked.scores[:, :k], null)
         limit = self._threshold(self.null.threshold)
-        every, ways = torch.stack([ranked.facts, ranked.via]).tolist()
-        for facts, row, *found_row in zip(
-            chosen.tolist(), log_shares.exp().tolist(), every, ways, strict=True
-        ):
-            way = dict(zip(*found_row, strict=True))
-            count = enough(row[: sum(fact >= 0 for fact in facts)], self.method.mass)
-            read.append(facts[:count])
-            weights.append(row[:count])
-            via.append([way[fact] for fact in facts[:count]])
-        refused = [share > limit for share in refusal]
-        candidates = [[fact for fact in row if fact >= 0] for row in every]
-        return Reply([], read, weights, candidates, refusal, refused, via), log_shares
+        return reply(ranked, facts, log_shares, doubt, limit, self.method.mass), log_shares
 
     def fact_tokens(self, rows: Sequence[int], chosen: Reply, log_shares: Tensor) -> FactTokens:
         """Return the tokens of the facts that `select` chose for the questions `rows`."""
@@ -275,7 +285,7 @@ class OurSystem(System):
         chosen, log_shares = self.select(questions)
         rows = [row for row, no in enumerate(chosen.refused) if not no and chosen.facts[row]]
         texts = [""] * len(questions)
-        asked = [questions[row] for row in rows]
+        asked, answers = [questions[row] for row in rows], list[str]()
         if rows and self.method.isolate:
             shown = [[self.memory.text(fact) for fact in chosen.facts[row]] for row in rows]
             weights = [chosen.weights[row] for row in rows]
@@ -284,8 +294,6 @@ class OurSystem(System):
         elif rows:
             with self.reads(rows, chosen, log_shares):
                 answers = self.reader.generate(self.reader.tokens(asked), self.answer_tokens)
-        else:
-            answers = []
         for row, answer in zip(rows, answers, strict=True):
             texts[row] = answer
         return replace(chosen, texts=texts)

@@ -68,10 +68,7 @@ class Reader:
 
         `form` is a text with {facts} and {question}; without it, the language model's prompt is used.
         """
-        before = facts or [""] * len(questions)
-        pairs = zip(questions, before, strict=True)
-        shape = form or self.settings.prompt
-        prompts = self.encode([shape.format(question=q, facts=f) for q, f in pairs])
+        prompts = self.prompts(questions, facts, form)
         ends = self.encode([a + self.settings.stop for a in answers]) if answers else [[] for _ in prompts]
         width = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
         ids = torch.full((len(prompts), width), self.stop)
@@ -83,6 +80,16 @@ class Reader:
             if end:
                 labels[row, width - len(end) :] = torch.tensor(end)
         return Tokens(ids.to(self.device), mask.to(self.device), labels.to(self.device))
+
+    def prompts(
+        self, questions: Sequence[str], facts: Sequence[str] | None = None, form: str | None = None
+    ) -> list[list[int]]:
+        """Return the token ids of the prompts of `questions`; see `tokens`."""
+        before = facts or [""] * len(questions)
+        shape = form or self.settings.prompt
+        return self.encode(
+            [shape.format(question=q, facts=f) for q, f in zip(questions, before, strict=True)]
+        )
 
     def continued(self, starts: Sequence[str], ends: Sequence[str]) -> Tokens:
         """Return plain texts whose ends are scored, without any form of a chat."""

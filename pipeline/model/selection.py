@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.memory.facts import Candidates
+from pipeline.model.system import Reply
 from pipeline.shapes import CandidateScores
 
 
@@ -86,3 +88,40 @@ def enough(shares: Sequence[float], mass: float) -> int:
         if summed >= mass and mass < 1:
             return count
     return len(shares)
+
+
+def doubted(scores: CandidateScores, null: Float[Tensor, "B 1"]) -> Float[Tensor, " B"]:
+    """Return the null fact's share among all candidates."""
+    return torch.log_softmax(torch.cat([scores, null], dim=-1), dim=-1)[:, -1].exp()
+
+
+def reply(
+    ranked: Candidates,
+    chosen: Int[Tensor, "B K"],
+    log_shares: Float[Tensor, "B K"],
+    doubt: Float[Tensor, " B"],
+    limit: float,
+    mass: float,
+) -> Reply:
+    """Return a reply without texts.
+
+    Args:
+        ranked: all candidates by falling score.
+        chosen: the k best of them, by falling share; -1 where there are fewer.
+        log_shares: log-probability of each of those.
+        doubt: probability that no fact answers.
+        limit: doubt above which a question is refused.
+        mass: probability that the facts which are read are to have; see `enough`.
+    """
+    read, weights, via = [], [], []
+    refusal: list[float] = doubt.tolist()
+    every, ways = torch.stack([ranked.facts, ranked.via]).tolist()
+    for facts, row, *found_row in zip(chosen.tolist(), log_shares.exp().tolist(), every, ways, strict=True):
+        way = dict(zip(*found_row, strict=True))
+        count = enough(row[: sum(fact >= 0 for fact in facts)], mass)
+        read.append(facts[:count])
+        weights.append(row[:count])
+        via.append([way[fact] for fact in facts[:count]])
+    refused = [share > limit for share in refusal]
+    candidates = [[fact for fact in row if fact >= 0] for row in every]
+    return Reply([], read, weights, candidates, refusal, refused, via)

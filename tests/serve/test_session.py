@@ -174,3 +174,29 @@ def test_writing_begins_with_the_index_or_the_examples(trained, tmp_path, monkey
     session = Session.open(trained.adapter, "mine", write=True)
     assert session.system.memory.find("Q0", "P36", "C0") is not None
     session.close()
+
+
+def test_a_compiled_session_answers_alike_and_follows_changes(session, trained):
+    other = Session.open(trained.adapter, trained.memory)
+    other.compile(backend="")
+
+    def alike(question):
+        found, expected = other.ask(question), session.ask(question)
+        assert (found.text, found.refused) == (expected.text, expected.refused)
+        assert [fact.text for fact in found.facts] == [fact.text for fact in expected.facts]
+        assert [fact.weight for fact in found.facts] == pytest.approx(
+            [fact.weight for fact in expected.facts]
+        )
+        return {fact.text for fact in found.facts}
+
+    alike(QUESTION)
+    for each in (session, other):
+        each.upsert("Aland | capital | Peru", "Peru | currency | euro")
+    alike(QUESTION)
+    for each in (session, other):
+        each.as_of("2020")
+    alike(QUESTION)
+    for each in (session, other):
+        each.as_of("")
+    other.compile(backend="")
+    alike(QUESTION)

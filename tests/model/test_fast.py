@@ -1,0 +1,159 @@
+"""The fast path against the ordinary one: same answers, shares and refusals, after every kind of change."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.memory import tables
+from pipeline.memory.facts import Fact
+from pipeline.model import finder
+from pipeline.model.fast import Fast
+from pipeline.model.ours import OurSystem
+from pipeline.model.system import Reply
+from pipeline.weights import Encoder, LanguageModel
+from tests.model.tiny_systems import opened, ours, shaken, some_examples
+from tests.tiny import SmallWorld
+
+QUESTIONS = ["What is the capital of Aland?", "Which currency does Cland have?"]
+
+
+@pytest.fixture
+def system(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> OurSystem:
+    made: OurSystem = opened(ours(letters=True, mass=0.5), world, lm, encoder)
+    shaken(made, 0.1)
+    made.temperature.data.fill_(0.2)
+    made.asking.limit.fill_(0.3)
+    made.asking.weight.normal_(generator=torch.Generator().manual_seed(0))
+    return made.eval()
+
+
+def fast(system: OurSystem, **changes: object) -> Fast:
+    values = {"questions": 2, "prompt": 120, "answer": 6, "facts": [40, 160], "backend": ""}
+    return Fast(system, **(values | changes))  # type: ignore[arg-type]
+
+
+def same(found: Reply, expected: Reply) -> None:
+    assert found.texts == expected.texts
+    assert found.facts == expected.facts
+    assert found.candidates == expected.candidates
+    assert found.refused == expected.refused
+    assert found.via == expected.via
+    for left, right in zip(
+        [found.refusal, *found.weights], [expected.refusal, *expected.weights], strict=True
+    ):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-6)
+
+
+def asked(system: OurSystem, quick: Fast, questions: list[str]) -> Reply:
+    found = quick.reply(questions)
+    with system.attached():
+        same(found, system.reply(questions))
+    return found
+
+
+def test_replies_are_those_of_the_ordinary_path(system: OurSystem) -> None:
+    quick = fast(system)
+    texts = [example.text for example in some_examples(system, 20)]
+    replies = [asked(system, quick, texts[i : i + 2]) for i in range(0, 20, 2)]
+    assert quick.current
+    assert 0 < sum(sum(reply.refused) for reply in replies) < 20
+    assert len({len(row) for reply in replies for row in reply.facts}) > 1
+
+
+def test_a_compiled_path_gives_the_same_replies(system: OurSystem) -> None:
+    compiled = 0
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    quick = fast(system, backend=counting)
+    texts = [example.text for example in some_examples(system, 6)]
+    for start in (0, 2, 4, 0):
+        asked(system, quick, texts[start : start + 2])
+    assert 0 < compiled <= 8
+
+
+def test_what_changes_is_found_by_the_next_question(system: OurSystem) -> None:
+    quick = fast(system)
+    memory = system.memory
+    first = asked(system, quick, QUESTIONS)
+    gone = [memory.fact(row) for row in first.facts[0]]
+    memory.delete([fact.key for fact in gone])
+    assert not set(asked(system, quick, QUESTIONS).facts[0]) & set(first.facts[0])
+    memory.upsert([Fact("N1", "P36", "N2", "Newland", "capital", "Newland City")])
+    memory.upsert(gone)
+    replies = [
+        asked(system, quick, [f"What is the capital of {name}?", QUESTIONS[1]])
+        for name in ("Newland", "Aland")
+    ]
+    assert any("Newland" in memory.text(row) for reply in replies for row in reply.candidates[0])
+    memory.delete([memory.fact(row).key for row, alive in enumerate(memory.alive) if alive])
+    assert asked(system, quick, QUESTIONS).refused == [True, True]
+    assert quick.current
+
+
+def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = fast(system)
+    memory = system.memory
+    asked(system, quick, QUESTIONS[:1])
+    asked(system, quick, [*QUESTIONS, "Why?"])
+    asked(system, quick, [QUESTIONS[0], "and " * 60])
+    asked(system, fast(system, facts=[8]), QUESTIONS)
+    monkeypatch.setattr(tables, "WIDTH", 2)
+    asked(system, fast(system), QUESTIONS)
+    monkeypatch.undo()
+    monkeypatch.setattr(finder, "LATE", 1)
+    quick = fast(system)
+    late = [Fact(f"N{n}", "P36", "N9", f"Newland {n}", "capital", "City") for n in range(3)]
+    memory.upsert(late)
+    assert not quick.current
+    asked(system, quick, QUESTIONS)
+    memory.arrangement.drop()
+    quick.renew()
+    assert quick.current
+    asked(system, quick, QUESTIONS)
+    system.memory = memory.as_of("2020")
+    assert not quick.current
+    asked(system, quick, QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ({"question": "states"}, {}),
+        ({"hops": 2}, {}),
+        ({"hops": 2}, {"beam": 0}),
+        ({"isolate": True}, {}),
+        ({"shift": False}, {}),
+        ({"letters": True}, {"layout": "slot"}),
+        ({"letters": True}, {"backend": "hikvp"}),
+    ],
+)
+def test_every_kind_of_system_gives_its_own_replies(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, method: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    system: OurSystem = opened(ours(**method), world, lm, encoder, **settings)
+    shaken(system, 0.1)
+    quick = fast(system)
+    asked(system, quick, QUESTIONS)
+    assert quick.current == (
+        not settings.keys() & {"layout", "backend"}
+        and "question" not in method
+        and (method.get("hops") != 2 or settings.get("beam") == 0)
+    )
+
+
+def test_everything_can_be_computed_ahead(system: OurSystem) -> None:
+    quick = fast(system)
+    quick.warm()
+    asked(system, quick, QUESTIONS)
+    found = quick.first(QUESTIONS)
+    quick.forget()
+    again = quick.first(QUESTIONS)
+    assert found is not None
+    assert again is not None
+    assert torch.equal(found[1], again[1])
