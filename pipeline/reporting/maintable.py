@@ -60,7 +60,7 @@ def table(
             method: mine[mine["method"] == method].groupby("question", sort=True)["value"].mean()
             for method in ordered(mine["method"])
         }
-        cells = {method: _cell(found, mine[mine["method"] == method]) for method, found in values.items()}
+        cells = _cells(values, mine)
         figures[task] = _whole(beside.get(task, {}) | cells, task, cannot)
         differences[task] = _differences(values)
         costs[task] = _costs(mine)
@@ -79,10 +79,19 @@ def ordered(methods: Iterable[str]) -> list[str]:
     return [name for name in METHODS if name in there] + sorted(there - set(METHODS))
 
 
-def _cell(found: Frame, mine: Frame) -> Row:
-    [interval] = bootstrap(found.to_numpy(dtype=float), SAMPLES, 0)
-    seeds = mine.groupby("seed")["value"].mean()
-    return interval._asdict() | {"n": len(found), "seeds": {str(seed): mean for seed, mean in seeds.items()}}
+def _cells(values: Mapping[str, Frame], mine: Frame) -> dict[str, Row]:
+    """Return the means with their intervals; methods that were asked the same share the resamples."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for method, found in values.items():
+        alike.setdefault(tuple(found.index), []).append(method)
+    told: dict[str, Row] = {}
+    for questions, methods in alike.items():
+        columns = np.column_stack([values[method].to_numpy(dtype=float) for method in methods])
+        for method, interval in zip(methods, bootstrap(columns, SAMPLES, 0), strict=True):
+            seeds = mine[mine["method"] == method].groupby("seed")["value"].mean()
+            told[method] = interval._asdict() | {"n": len(questions)}
+            told[method]["seeds"] = {str(seed): mean for seed, mean in seeds.items()}
+    return {method: told[method] for method in values}
 
 
 def _whole(cells: dict[str, Row], task: str, cannot: Sequence[Mapping[str, Any]]) -> Row:
