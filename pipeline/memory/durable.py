@@ -3,8 +3,9 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,9 +17,9 @@ from pipeline.config import UserError
 from pipeline.memory import generations
 from pipeline.memory.base import Base
 from pipeline.memory.changes import Change, encoded
-from pipeline.memory.disk import remove
 from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
+from pipeline.memory.generations import Generation
 from pipeline.memory.journal import Journal
 from pipeline.memory.lock import FolderLock
 from pipeline.memory.merging import BASE, Merging, Task
@@ -47,7 +48,7 @@ class DurableMemory(KnowledgeMemory):
     folder: Path
     _journal: Journal
     _lock: FolderLock
-    _generation: generations.Generation
+    _generation: Generation
     _sync: str
     _changed: int
     """Facts that were changed since the last merge began."""
@@ -194,31 +195,32 @@ class DurableMemory(KnowledgeMemory):
             planned = self._generation.later(self._journal.next)
             places, told = (str(self.folder.resolve()), str(work.resolve())), asdict(self.settings)
             task = Task(places[0], until, places[1], self.encoder.name, told, os.getpid())
-
-            def adopt(files: Mapping[str, str]) -> None:
-                self._adopt(replace(planned, files=dict(files)), work / BASE, until, cut)
-
             try:
-                self._merging = self._begun_merge(task, adopt)
+                self._merging = self._begun_merge(
+                    task, partial(self._adopt, planned, work / BASE, until, cut)
+                )
             except OSError as error:
                 raise UserError(f"{self.folder}: a merge can't be begun ({error})") from error
 
     def _begun_merge(self, task: Task, adopt: Callable[[Mapping[str, str]], None]) -> Merging:
         return Merging(task, adopt)
 
-    def _adopt(self, generation: generations.Generation, written: Path, until: int, cut: Cut) -> None:
+    def _adopt(
+        self, planned: Generation, written: Path, until: int, cut: Cut, files: Mapping[str, str]
+    ) -> None:
         """Go over to a snapshot that was written beside this memory.
 
         Args:
-            generation: what it is to be.
+            planned: the generation that it is to be of.
             written: the snapshot.
             until: byte of the journal at which the changes begin that are not in it.
             cut: which facts it holds.
+            files: its checksums.
 
         Raises:
             UserError: there is no room, the disk fails, or another merge came first.
         """
-        rebase = self.rebasing(Base.open(written), cut)
+        generation, rebase = replace(planned, files=dict(files)), self.rebasing(Base.open(written), cut)
         with self._writing:
             former = self._generation
             if former.number != generation.number - 1:
@@ -231,6 +233,7 @@ class DurableMemory(KnowledgeMemory):
                     since = stream.read(self._journal.size - until)
                 generations.follow(self.folder, generation, since)
                 self._go_over(generation, rebase)
+        former.remove(self.folder)  # which takes a while
 
     def merge(self) -> None:
         """Fold the journal into a new snapshot; changes wait for it, searches go on.
@@ -244,7 +247,8 @@ class DurableMemory(KnowledgeMemory):
         try:
             with self._writing, self._unbroken(self._generation):
                 self._journal.settle()
-                number, cut = self._generation.number + 1, self._facts.cut()
+                former = self._generation
+                number, cut = former.number + 1, self._facts.cut()
                 generation = generations.begin(
                     self.folder, number, self._journal.next, self.encoder.name, self.lay_down
                 )
@@ -252,11 +256,12 @@ class DurableMemory(KnowledgeMemory):
                 base = generation.base(self.folder)
                 self._go_over(generation, self.rebasing(Base.open(base), cut) if mapped else None)
                 self._changed = 0
+            former.remove(self.folder)  # which takes a while
         finally:
             self._held_off = False
 
     @contextmanager
-    def _unbroken(self, former: generations.Generation) -> Iterator[None]:
+    def _unbroken(self, former: Generation) -> Iterator[None]:
         """Take no further change where what is in this block breaks off while `former` counts no longer."""
         try:
             yield
@@ -265,15 +270,13 @@ class DurableMemory(KnowledgeMemory):
                 self._journal.refuse("a merge was interrupted")
             raise
 
-    def _go_over(self, generation: generations.Generation, rebase: Callable[[], None] | None) -> None:
+    def _go_over(self, generation: Generation, rebase: Callable[[], None] | None) -> None:
         """Write to the journal of a generation that counts now, and search its snapshot by `rebase`."""
-        former, fresh = self._generation, Journal(generation.journal(self.folder), self._sync)
+        fresh = Journal(generation.journal(self.folder), self._sync)
         self._journal.close()
         self._journal, self._generation = fresh, generation
         if rebase is not None:
             rebase()
-        for path in (former.base(self.folder), former.journal(self.folder)):
-            remove(path)
 
     def _stop_merging(self) -> None:
         """Give up the merge that goes on; none is begun until `_held_off` is taken back."""
@@ -285,11 +288,8 @@ class DurableMemory(KnowledgeMemory):
     def close(self) -> None:
         """End the writing; another process may begin. A merge that goes on is given up."""
         self._stop_merging()
-        with self._writing:
-            try:
-                self._journal.close()
-            finally:
-                self._lock.close()
+        with self._writing, closing(self._lock):
+            self._journal.close()
 
     def __enter__(self) -> Self:
         return self

@@ -70,7 +70,7 @@ class FollowingMemory(KnowledgeMemory):
             if generation != self._held.generation:
                 taken = self._go_on(generation)
             self._manifest = manifest
-        if self._opening is not None and not self._opening.is_alive():
+        elif self._opening is not None and not self._opening.is_alive():
             opening, self._opening = self._opening, None
             taken = self._go_over(opening)
         return max(taken, self._follow_journal())

@@ -82,6 +82,11 @@ class Generation:
         """Return the file of the journal."""
         return folder / f"journal-{self.number:06d}"
 
+    def remove(self, folder: Path) -> None:
+        """Remove both, once another one counts."""
+        for path in (self.base(folder), self.journal(folder)):
+            remove(path)
+
 
 def current(folder: Path) -> Generation | None:
     """Return the generation that counts in `folder`, None where it isn't written to by changes.

@@ -22,7 +22,7 @@ class Growing:
     def _hold(self, rows: Tensor) -> None:
         self._held = rows
         # Few rows are written and read through an array in a fraction of the time that a tensor takes.
-        self._array: NDArray[Any] | None = None if rows.is_cuda else rows.numpy()
+        self._array: NDArray[Any] | None = rows.numpy() if rows.device.type == "cpu" else None
 
     def __len__(self) -> int:
         return self._count

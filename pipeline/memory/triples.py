@@ -275,8 +275,8 @@ class Triples:
         def now() -> Triples:
             other = Triples(base=base)
             alive, later = self._alive.array, self._rows.array[count:]
-            places = self._of_own(kept)
-            holding = np.where(places < 0, ~np.isin(kept, list(self._dead)), alive[places])
+            places, holding = self._of_own(kept), np.isin(kept, list(self._dead), invert=True)
+            holding[places >= 0] = alive[places[places >= 0]]
             other.numbering, other._kept = numbering, kept
             other._cut, other._first = cut.end, cut.end - len(kept)
             other._place = {row: place for place, row in enumerate(kept.tolist())}

@@ -106,7 +106,7 @@ def kill_merges(folder: Path, rounds: int) -> tuple[int, list[str]]:
             memory.begin_merge()
             for _ in range(draw.randrange(4)):
                 carry_out(memory, memory.journal.next - 1)
-            time.sleep(draw.random() * 0.15)
+            time.sleep(draw.random() * 0.6)
             with suppress(ProcessLookupError):
                 os.kill(memory.going.pid, signal.SIGKILL)
             try:

@@ -258,6 +258,25 @@ def test_names_that_are_new_since_are_known_by_label_after_it(texts: TextEncoder
         )
 
 
+@pytest.mark.parametrize("merges", [0, 1, 2])
+def test_a_memory_of_which_nothing_was_left_is_merged_too(tmp_path: Path, merges: int) -> None:
+    keys = [("Q0", "P0", "Q1"), ("Q2", "P1", "Q3")]
+    with Beside.begun(tmp_path, SETTINGS, Drawn()) as memory:
+        rows = memory.upsert([fact(key) for key in keys]).facts
+        if merges > 0:
+            memory.merge()
+        memory.delete(keys)
+        if merges > 1:
+            memory.merge()
+        memory.begin_merge()
+        assert memory.upsert([fact(key) for key in keys]).facts == rows
+        memory.let_end()
+        assert held(memory) == set(keys)
+        memory.merge()
+        assert [memory.find(*key) for key in keys] == rows
+        assert held(memory) == held(KnowledgeMemory.open(tmp_path, SETTINGS, Drawn())) == set(keys)
+
+
 CHANGES = st.lists(st.tuples(st.sampled_from(["upsert", "replace", "delete"]), KEY_LISTS), max_size=4)
 
 
@@ -269,7 +288,7 @@ def carried(memory: KnowledgeMemory, changes: list[tuple[str, list[Key]]]) -> No
             memory.upsert([fact(key) for key in keys], replace=kind == "replace", on="2020")
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(turns=st.lists(st.tuples(CHANGES, CHANGES, st.booleans()), min_size=1, max_size=3), last=CHANGES)
 def test_any_changes_before_during_and_after_merges_leave_what_they_do_without(
     texts: TextEncoder,
