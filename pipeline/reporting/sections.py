@@ -225,8 +225,8 @@ SECTIONS = (
     Section(
         "memory_scale",
         "Size of the memory",
-        "Made-up graphs on disk; milliseconds of a search among all codes, alone and 64 at a time, and of one "
-        "whose codes first bits choose; on a GPU, where one is named, all are compared.",
+        "Made-up graphs on disk; milliseconds of a search among all codes, alone and 64 at a time, and of "
+        "one whose codes first bits choose; on a GPU, where one is named, all are compared.",
         "figures.{facts}",
         (
             Column("facts", "build.facts", number),
