@@ -41,7 +41,11 @@ def provenance(command: str, seeds: Sequence[int] = ()) -> dict[str, Any]:
 def overridden(command: str) -> str:
     """Return `command` with the values that this run of it was given; its folders say nothing elsewhere."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return " ".join([command, *(shlex.quote(one) for one in given if not one.startswith("paths."))])
+    names = {one: one.split("=")[0] for one in given}
+    kept = [
+        one for one in given if not names[one].startswith("paths.") and not names[one].endswith(".folder")
+    ]
+    return " ".join([command, *map(shlex.quote, kept)])
 
 
 def versions() -> dict[str, str]:

@@ -35,9 +35,12 @@ class StringsWriter:
 
     def append(self, strings: Sequence[str]) -> None:
         """Write `strings` behind those before."""
-        encoded = [string.encode() for string in strings]
-        self._bytes.append(np.frombuffer(b"".join(encoded), np.uint8))
-        self._offsets.append(np.array([len(one) for one in encoded], np.int64))
+        joined = "".join(strings)
+        content = joined.encode()
+        # Where every character is one byte, strings need not be encoded one by one.
+        lengths = map(len, strings if len(content) == len(joined) else map(str.encode, strings))
+        self._bytes.append(np.frombuffer(content, np.uint8))
+        self._offsets.append(np.fromiter(lengths, np.int64, len(strings)))
 
     def close(self) -> None:
         """Write what is left."""

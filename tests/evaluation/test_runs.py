@@ -192,8 +192,10 @@ def test_the_machine_is_described_without_its_name(tmp_path):
 
 def test_a_command_is_told_with_the_values_it_was_given_but_without_folders(tmp_path):
     assert environment.overridden("python -m x") == "python -m x"
-    (tmp_path / "config.yaml").write_text("k: 1\ntexts: []\npaths: {kv: here}\n", encoding="utf-8")
-    given = ["k=3", "texts=[a b]", "paths.kv=there"]
+    (tmp_path / "config.yaml").write_text(
+        "k: 1\ntexts: []\npaths: {kv: here}\nscale: {folder: here}\n", encoding="utf-8"
+    )
+    given = ["k=3", "texts=[a b]", "paths.kv=there", "scale.folder=there"]
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         HydraConfig.instance().set_config(compose("config", given, return_hydra_config=True))
     try:
