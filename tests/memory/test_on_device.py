@@ -9,10 +9,15 @@ import torch
 from pipeline.benchmarks.made_up import MadeUp
 from pipeline.memory import arrangement, on_device
 from pipeline.memory.build import build
+from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Query
+from pipeline.memory.numbering import Numbering
 from pipeline.memory.on_device import OnDevice
+from pipeline.memory.standing import OnDisk
 from pipeline.memory.store import KnowledgeMemory
+from tests.memory.killed import SETTINGS, Drawn, carry_out
+from tests.memory.small import ask
 from tests.tiny import memory_settings
 
 GRAPH = MadeUp(8000, 400, 300, 0.8, 0)
@@ -62,10 +67,29 @@ def test_copies_go_with_their_base(folder: Path, texts: TextEncoder) -> None:
     settings = memory_settings(backend="codes", entities=20)
     base = KnowledgeMemory.open(folder, settings, texts).arrangement.base
     assert base is not None
-    standing = OnDevice(base, None, settings, torch.device("cpu"))  # type: ignore[arg-type]
+    numbering = Numbering(len(base))
+    standing = OnDevice(base, None, settings, torch.device("cpu"), numbering)  # type: ignore[arg-type]
     products, heads = standing.nearest(queries(texts, 2).key, 20)
     standing.found(heads, products, torch.zeros(2, 300), 1.0, 5, np.empty(0, np.int64))
     assert len(on_device._copies[base]) == 2
     count = len(on_device._copies)
     del standing, base
     assert len(on_device._copies) == count - 1
+
+
+def test_facts_keep_their_ids_after_merges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows of the base are ids no longer, with changes before, between and after."""
+    found = []
+    for kind in (OnDisk, OnDevice):
+        monkeypatch.setattr(arrangement, "OnDisk", kind)
+        with DurableMemory.begun(tmp_path / kind.__name__, SETTINGS, Drawn()) as memory:
+            for number in range(30):
+                carry_out(memory, number)
+                if number in (9, 19):
+                    memory.merge()
+            assert not memory.arrangement._facts.numbering.plain
+            found.append(memory.search(ask(Drawn(), 5), 40))
+    plain, copied = found
+    assert (plain.facts >= 0).sum() > 20
+    assert torch.equal(copied.facts, plain.facts)
+    torch.testing.assert_close(copied.scores, plain.scores)
