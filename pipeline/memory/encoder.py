@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.spelling import Spelling
+from pipeline.memory.spelling import Spelling
 from pipeline.weights import Encoder, load_encoder
 
 Progress = Callable[[Iterable[list[int]]], Iterable[list[int]]]

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from pipeline.memory.spelling import Spelling
 from pipeline.model.attention import narrowing
 from pipeline.model.lowrank import decoder_layers
 from pipeline.shapes import TokenIds
-from pipeline.spelling import Spelling
 from pipeline.weights import LanguageModel, load_language_model
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from pipeline.spelling import FEW, Spelling
+from pipeline.memory.spelling import FEW, Spelling
 from pipeline.weights import Encoder, LanguageModel
 
 TEXTS = ["What is the capital of Aland?", "", "<|im_start|>user\nWhy?<|im_end|>\n", "größe " * 40]
