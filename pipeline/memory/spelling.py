@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import Tokenizer
-
 FEW = 64
 """Texts up to which one after the other is faster: waking the threads for many takes longer than a text."""
 
@@ -20,7 +18,8 @@ class Spelling:
 
     def __init__(self, tokenizer: Any, special: bool, limit: int = 0) -> None:
         self._special = special
-        self._own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        kept = tokenizer.backend_tokenizer
+        self._own = type(kept).from_str(kept.to_str())
         self._own.no_padding()
         self._own.no_truncation()
         if limit:
