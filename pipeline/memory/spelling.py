@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 FEW = 64
-"""Texts up to which one after the other is faster: waking the threads for many takes longer than a text."""
+"""Texts up to which one is spelled after the other, without the threads that many are worth."""
 
 
 class Spelling:
