@@ -167,18 +167,17 @@ def timed(
 def _parts(system: OurSystem, fast: Fast, batch: list[str], clock: "_Clock") -> None:
     """Time parts of prefill, the device waited for in between: together they take longer than at once.
 
-    `finding` is all before the language model goes on with the facts; `finding, as written` is the same by
-    `OurSystem.select`.
+    `finding` is all before the language model goes on with the facts; `finding, as written` does the same by
+    `OurSystem.select`, without what becomes of the facts then.
     """
     with clock.timing("part: prompt"):
         prompts = system.reader.prompts(batch)
     with clock.timing("part: finding"):
-        chosen, facts = fast.found(batch)
+        _, facts = fast.found(batch)
     with clock.timing("part: reading"):
         fast.read(prompts, facts)
     with clock.timing("part: finding, as written"):
-        chosen, log_shares = system.select(batch)
-        system.fact_tokens(range(len(batch)), chosen, log_shares)
+        system.select(batch)
 
 
 def _steps(decoder: Decoder | Fast, count: int) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.memory.spelling import Spelling
 from pipeline.weights import Encoder, load_encoder
 
 Progress = Callable[[Iterable[list[int]]], Iterable[list[int]]]
@@ -27,6 +28,7 @@ class TextEncoder:
         self._settings = encoder
         self._model: Any = None
         self._tokenizer: Any = None
+        self._spelling: Spelling | None = None
 
     @property
     def dimension(self) -> int:
@@ -63,11 +65,10 @@ class TextEncoder:
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids that `encode` computes of each text."""
-        self._load()
-        ids: list[list[int]] = self._tokenizer(
-            list(texts), truncation=True, max_length=self._settings.max_tokens
-        )["input_ids"]
-        return ids
+        if self._spelling is None:
+            self._load()
+            self._spelling = Spelling(self._tokenizer, special=True, limit=self._settings.max_tokens)
+        return self._spelling(texts)
 
     @property
     def max_tokens(self) -> int:

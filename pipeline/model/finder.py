@@ -8,6 +8,7 @@ asked.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from pipeline.memory.facts import Candidates
 from pipeline.memory.tables import Tables, fits
 from pipeline.model.asking import told
-from pipeline.model.compiling import Backend, Recorded, compiled
+from pipeline.model.compiling import Backend, Recorded, beside, compiled
 from pipeline.model.heads import RetrievalHeads
 from pipeline.model.inbox import Inbox
 from pipeline.model.lettertables import LetterTables
@@ -30,6 +31,8 @@ LATE = 1024
 
 Found = tuple[Candidates, Float[Tensor, "B 1"], Float[Tensor, " B"]]
 """Candidates by falling score, the null fact's score and the doubts."""
+CERTAIN = int(np.float32(1.0).view(np.int32))
+"""The bits of the number one."""
 
 
 class Finder:
@@ -134,17 +137,31 @@ class _Search:
 
     def __init__(self, finder: Finder, width: int, backend: Backend) -> None:
         self.width, self._finder = width, finder
-        self._compiled = compiled(self._forward, backend, f"search_of_{finder.questions}_by_{width}")
+        name = f"of_{finder.questions}_by_{width}"
+        self._search = compiled(self._searched, backend, f"search_{name}")
+        self._wording = compiled(self._asks_nothing, backend, f"wording_{name}")
         self.run = Recorded(self._compute, finder.memory.device, record=bool(backend))
 
     def _compute(self) -> None:
-        self._finder.found.copy_(self._compiled(), non_blocking=True)
+        finder = self._finder
+        with beside(finder.memory.device, finder.wording) as apart:
+            if finder.wording:
+                with apart:
+                    nothing = self._wording()
+            found = self._search()
+        if finder.wording:
+            found[:, -1].masked_fill_(nothing, CERTAIN)
+        finder.found.copy_(found, non_blocking=True)
 
     def _tokens(self, part: int, width: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
         ids, lengths = torch.split(self._finder.given.tensor[part], [WIDTHS[-1], 1], dim=1)
         return ids[:, :width], torch.arange(width, device=ids.device) < lengths
 
-    def _forward(self) -> Int[Tensor, "B numbers"]:
+    def _searched(self) -> Int[Tensor, "B numbers"]:
+        """Return the facts by falling score, whether there were too many, and figures as their bits.
+
+        These are the k best scores, the null fact's and the doubt, which is the last.
+        """
         finder, system = self._finder, self._finder.system
         ids, mask = self._tokens(0, min(self.width, system.encoder.max_tokens))
         query = system.heads(system.encoder.pooled(ids, mask.long()))
@@ -156,8 +173,6 @@ class _Search:
             found = found._replace(scores=found.scores + system.letters(found, letters))
         found, null = system.ranked(found, letters)
         doubt = doubted(found.scores, null)
-        if finder.wording:
-            doubt = doubt.masked_fill(self._asks_nothing(), 1.0)
         figures = torch.cat([found.scores[:, : finder.k], null, doubt[:, None]], dim=1)
         whole = torch.cat([found.facts, fixed.full[:, None].long()], dim=1)
         return torch.cat([whole.int(), figures.float().contiguous().view(torch.int32)], dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from pipeline.memory.spelling import Spelling
 from pipeline.model.attention import narrowing
 from pipeline.model.lowrank import decoder_layers
 from pipeline.shapes import TokenIds
@@ -45,6 +46,7 @@ class Reader:
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.lm, self.tokenizer = load_language_model(lm, device)
         self.lm.get_output_embeddings().register_forward_pre_hook(_contiguous)
+        self._spelling = Spelling(self.tokenizer, special=False)
         self.stop: int = self.tokenizer.convert_tokens_to_ids(lm.stop)
 
     @property
@@ -262,8 +264,7 @@ class Reader:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of `texts`, with nothing added before or behind."""
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return ids
+        return self._spelling(texts)
 
 
 def _contiguous(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

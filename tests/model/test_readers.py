@@ -162,7 +162,7 @@ def test_a_hit_gives_the_same_tensors_without_the_model(
 ) -> None:
     facts = FactReader(reader, 1, 40, 1000)
     fresh = facts.facts([FACTS[:2], FACTS[1:]], torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]))
-    monkeypatch.setattr(facts, "_prefill", None)
+    monkeypatch.setattr(facts, "prefill", None)
     again = facts.facts([FACTS[:2], FACTS[1:]], torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]))
     assert torch.equal(fresh.keys, again.keys)
     assert torch.equal(fresh.values, again.values)
