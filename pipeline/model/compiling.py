@@ -4,8 +4,7 @@ A replay of a CUDA graph costs one launch however many kernels there are, and fo
 most of the time. What a recorded function reads and writes must be the same tensors each time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -43,24 +42,6 @@ def compiled(method: Callable[..., Any], backend: Backend, name: str) -> Callabl
         options={"guard_filter_fn": lambda guards: [False] * len(guards)},
     )
     return made
-
-
-@contextmanager
-def beside(device: torch.device, apart: bool = True) -> Iterator[AbstractContextManager[object]]:
-    """Give a context whose launches run beside those of this block, which ends with both.
-
-    Args:
-        device: where they run; on a CPU all go in turn.
-        apart: whether to have it at all.
-    """
-    if device.type != "cuda" or not apart:
-        yield nullcontext()
-        return
-    here = torch.cuda.current_stream(device)
-    there: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    there.wait_stream(here)
-    yield torch.cuda.stream(there)
-    here.wait_stream(there)
 
 
 class Recorded:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.memory.facts import Candidates
 from pipeline.memory.tables import Tables, fits
 from pipeline.model.asking import told
-from pipeline.model.compiling import Backend, Recorded, beside, compiled
+from pipeline.model.compiling import Backend, Recorded, compiled
 from pipeline.model.heads import RetrievalHeads
 from pipeline.model.inbox import Inbox
 from pipeline.model.lettertables import LetterTables
@@ -144,13 +144,9 @@ class _Search:
 
     def _compute(self) -> None:
         finder = self._finder
-        with beside(finder.memory.device, finder.wording) as apart:
-            if finder.wording:
-                with apart:
-                    nothing = self._wording()
-            found = self._search()
+        found = self._search()
         if finder.wording:
-            found[:, -1].masked_fill_(nothing, CERTAIN)
+            found[:, -1].masked_fill_(self._wording(), CERTAIN)
         finder.found.copy_(found, non_blocking=True)
 
     def _tokens(self, part: int, width: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
