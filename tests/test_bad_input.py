@@ -185,7 +185,7 @@ CASES: dict[str, tuple[Callable[[Place], Any], str]] = {
     ),
     "params.yaml names a group that is not there": (
         params("dta: world\n"),
-        r"no group 'dta'; the groups are ablation, asof, data, ",
+        r"no group 'dta'; the groups are ablation, asof, campaign, data, ",
     ),
     "params.yaml holds something else": (
         params("- world\n"),

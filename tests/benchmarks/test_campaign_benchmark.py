@@ -217,7 +217,7 @@ def test_the_command_says_what_would_run(tmp_path: Path, capsys: pytest.CaptureF
     main(["world", "--root", str(tmp_path), "--only", "train/0/ours", "--list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0].split()[-1] for line in lines] == [
-        *("world/tables", "world/kv", "world/index", "world/rotate", "train/0/ours")
+        *("world/tables", "world/kv", "world/index", "train/0/ours")
     ]
     assert not any(tmp_path.iterdir())
     with pytest.raises(UserError, match="no plan 'worlds' in conf/campaign; there is"):
