@@ -16,7 +16,6 @@ STATED = {
     r"95 % intervals": "how intervals are taken",
     r"N = 200, k = 5": "a setting of the paper's",
     r"1,500 steps": "a setting",
-    r"streams of 100 and 1,000": "lengths that the benchmark has",
     r"at most 0\.5 % of the": "a setting: method.refuse_answerable",
 }
 """Numbers that nobody measured."""
