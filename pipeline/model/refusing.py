@@ -44,13 +44,13 @@ def limit(values: Mapping[str, Sequence[float]], share: float) -> float:
     Raises:
         ValueError: there is no value.
     """
-    pooled = torch.tensor([value for row in values.values() for value in row])
+    pooled = torch.tensor([value for row in values.values() for value in row], dtype=torch.float64)
     if not len(pooled):
         raise ValueError("no validation question has an answer to choose a threshold by")
     limits = [float(pooled.quantile(1 - share, interpolation="higher"))]
     for row in values.values():
-        falling = torch.tensor(sorted(row, reverse=True))
-        limits.append(float(falling[min(spare(len(row), share), len(row) - 1)]))
+        falling = sorted(row, reverse=True)
+        limits.append(falling[min(spare(len(row), share), len(row) - 1)])
     return max(limits)
 
 
