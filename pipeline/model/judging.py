@@ -19,6 +19,7 @@ from pipeline.model.losses import auxiliary_loss
 from pipeline.model.ours import OurSystem
 from pipeline.model.refusing import Judged, by_kind, limit, rightly
 from pipeline.model.retrieval import Retrieval, Steps, cool
+from pipeline.model.selection import doubted
 from pipeline.model.system import Example
 
 log = logging.getLogger(__name__)
@@ -175,8 +176,9 @@ def choose_threshold(system: OurSystem, valid: Sequence[Example], share: float) 
 
 @torch.no_grad()
 def _judged(system: OurSystem, batch: Sequence[Example]) -> list[Judged]:
-    """Return the doubt of each question, and whether the way that comes first answers it."""
-    found, doubt = system.judged(_texts(batch))
+    """Return the doubt that a fact answers each question, and whether the way that comes first does."""
+    found, evidence = system.evidence(_texts(batch))
+    doubt = doubted(found.scores, system.null(found.scores, evidence))
     right = first_right(found, batch)
     return [Judged(*pair) for pair in zip(doubt.tolist(), right.tolist(), strict=True)]
 

@@ -150,13 +150,8 @@ class OurSystem(System):
     @torch.no_grad()
     def doubt(self, questions: Sequence[str]) -> list[float]:
         """Return the probability that no fact answers, of each question."""
-        return self.judged(questions)[1].tolist()
-
-    @torch.no_grad()
-    def judged(self, questions: Sequence[str]) -> tuple[Candidates, Float[Tensor, " B"]]:
-        """Return the candidates with their fine scores, and the probability that none of them answers."""
         found, letters = self._found(questions)
-        return found, self._doubt(questions, found.scores, self._null(found, letters))
+        return self._doubt(questions, found.scores, self._null(found, letters)).tolist()
 
     def _null(self, found: Candidates, letters: Letters | None) -> Tensor:
         """Return the score of "no fact answers" beside those of `found`."""
