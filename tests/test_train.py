@@ -93,7 +93,8 @@ def test_the_stage_writes_an_adapter_its_curve_and_figures(
     assert ("refusal" in figures) == isinstance(method, Ours)
     if isinstance(method, Ours):
         assert figures["refusal"]["threshold"] == state["null.threshold"].item()
-        assert figures["refusal"].keys() == {"threshold", "template", "human"}
+        assert figures["refusal"].keys() == {"threshold", "template", "human", "unanswerable"}
+        assert ("hops" in figures) == (method.hops == 2)
     chosen = {"correction.beta", "null.threshold", "asking.weight", "asking.bias", "asking.limit"}
     chosen |= {"query.tuned", "beta", "k", "judge", "threshold"}
     count = sum(value.numel() for name, value in state.items() if name not in chosen)

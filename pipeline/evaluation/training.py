@@ -28,6 +28,7 @@ from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
 from pipeline.model.ragtuned import RagTuned, RagTunedSystem
 from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Ours, Vector
+from pipeline.model.stopping import choose_stop
 from pipeline.model.system import Example, System
 from pipeline.model.tuning import choose_k
 from pipeline.tracking import Run
@@ -113,7 +114,10 @@ def fitted(
     )
     figures["seconds"] = time.perf_counter() - started
     if isinstance(system, OurSystem):
-        figures["refusal"] = choose_threshold(system, answerable, system.method.refuse_answerable)
+        if system.hops > 1:
+            few = random.sample(answerable, min(len(answerable), train.retrieval.validation))
+            figures["hops"] = choose_stop(system, few, train.retrieval.stop_biases)
+        figures["refusal"] = choose_threshold(system, valid, system.method.refuse_answerable)
     if isinstance(system, RagTunedSystem):
         few = random.sample(answerable, min(len(answerable), train.retrieval.k_validation))
         with system.attached():

@@ -23,7 +23,7 @@ class Bm25(Prompt):
     b: float
     """How much longer documents count less, from 0 to 1."""
     refuse_answerable: float
-    """Share of answerable validation questions, of each kind, that may be refused; 0 never refuses."""
+    """Share of validation questions whose first fact answers that may be refused; 0 never refuses."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

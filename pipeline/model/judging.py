@@ -1,10 +1,14 @@
 """Training of what judges the candidates that were found: shared letters, the null fact, its threshold."""
 
+import logging
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.memory.facts import Candidates
@@ -13,8 +17,12 @@ from pipeline.model.hops import gold_paths
 from pipeline.model.letters import overlaps
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.ours import OurSystem
+from pipeline.model.refusing import Judged, by_kind, limit, rightly
 from pipeline.model.retrieval import Retrieval, Steps, cool
+from pipeline.model.selection import doubted
 from pipeline.model.system import Example
+
+log = logging.getLogger(__name__)
 
 CERTAIN = 0.9
 """Probability that a text asks nothing from which on it may be refused, however rare questions are there."""
@@ -129,45 +137,57 @@ def fit_asking(
     system.asking.fit(x[: len(asks)], x[len(asks) :])
 
 
-def choose_threshold(system: OurSystem, examples: Sequence[Example], share: float) -> dict[str, float]:
-    """Set the threshold so that at most `share` of answerable questions are refused, of each kind.
+def choose_threshold(system: OurSystem, valid: Sequence[Example], share: float) -> dict[str, float]:
+    """Set the threshold so that at most `share` of the questions that are answered rightly are refused.
 
-    That is for want of a fact; as many again may be refused as texts that ask nothing, none of them below
-    `CERTAIN`: questions in words that validation doesn't have must not be taken for such texts.
+    Those are validation questions whose first fact answers, of all kinds together, and no kind may lose more
+    than chance makes of that share (`pipeline.model.refusing`). They are refused for want of a fact; as many
+    again of all that have an answer may be as texts that ask nothing, none of them below `CERTAIN`: questions
+    in words that validation doesn't have must not be taken for such texts. A threshold that no doubt is above
+    is logged.
 
     Args:
         system: its null fact's threshold is set, to 0.5 at least, and the limit of its `asking`.
-        examples: answerable validation questions.
-        share: of the questions of each kind that may be refused for either reason.
+        valid: validation questions; those without an answer tell only what the threshold is worth.
+        share: of the questions that may be refused for either reason.
 
     Returns:
         The threshold, and under each kind the share of its questions that is refused with it.
     """
     asking = system.asking
     asking.limit.fill_(torch.inf)
-    system.null.threshold.fill_(max(0.5, limit(_by_kind(examples, system.doubt), share)))
+    answerable = [example for example in valid if example.gold]
+    judged = by_kind(answerable, partial(_judged, system))
+    system.null.threshold.fill_(max(0.5, limit(rightly(judged), share)))
     if asking.weight.any():
-        looks = _by_kind(examples, lambda texts: asking(worded(system.reader, texts)).tolist())
+        looks = by_kind(answerable, lambda batch: asking(worded(system.reader, _texts(batch))).tolist())
         asking.limit.fill_(max(math.log(CERTAIN / (1 - CERTAIN)), limit(looks, share)))
-    doubts = _by_kind(examples, system.doubt)
     threshold = float(system.null.threshold)
+    if threshold >= 1:
+        log.warning(
+            "the threshold is %s, so nothing is ever refused for want of a fact: some questions that are "
+            "answered rightly are doubted as much as one can be; raise method.refuse_answerable",
+            threshold,
+        )
+    doubts = by_kind(valid, lambda batch: system.doubt(_texts(batch)))
     refused = {kind: sum(d > threshold for d in values) / len(values) for kind, values in doubts.items()}
     return {"threshold": threshold, **refused}
 
 
-def _by_kind(
-    examples: Sequence[Example], judge: Callable[[Sequence[str]], list[float]]
-) -> dict[str, list[float]]:
-    """Return what is said of the questions of each kind."""
-    told: dict[str, list[float]] = {}
-    for start in range(0, len(examples), 64):
-        batch = examples[start : start + 64]
-        for example, value in zip(batch, judge([e.text for e in batch]), strict=True):
-            told.setdefault(example.kind, []).append(value)
-    return told
+@torch.no_grad()
+def _judged(system: OurSystem, batch: Sequence[Example]) -> list[Judged]:
+    """Return the doubt that a fact answers each question, and whether the way that comes first does."""
+    found, evidence = system.evidence(_texts(batch))
+    doubt = doubted(found.scores, system.null(found.scores, evidence))
+    right = first_right(found, batch)
+    return [Judged(*pair) for pair in zip(doubt.tolist(), right.tolist(), strict=True)]
 
 
-def limit(values: Mapping[str, Sequence[float]], share: float) -> float:
-    """Return what at most `share` of the values of each kind are above."""
-    limits = (torch.tensor(row).quantile(1 - share, interpolation="higher") for row in values.values())
-    return max(map(float, limits))
+def first_right(found: Candidates, batch: Sequence[Example]) -> Bool[Tensor, " B"]:
+    """Return whether the candidate with the best score answers each question, by the way it asks for."""
+    best = found.scores.argmax(dim=-1, keepdim=True)
+    return gold_paths(found.facts.gather(1, best), found.via.gather(1, best), batch)[:, 0]
+
+
+def _texts(batch: Sequence[Example]) -> list[str]:
+    return [example.text for example in batch]

@@ -68,6 +68,14 @@ class _Question:
     def noun(self, noun: str) -> float:
         return len(self._trigrams & read(noun)[0]) / self._count
 
+    def later(self, noun: str, first: str) -> float:
+        """Return what `noun` says that the noun asked for before it doesn't, unless it is said twice."""
+        trigrams, _, _, whole = _counted(noun)
+        # Each space is shared by two neighbours, so that a count would miss a noun that follows itself.
+        twice = self._whole.find(whole, self._whole.find(whole) + 1) >= 0 and whole in self._whole
+        told = trigrams if twice else trigrams - read(first)[0]
+        return len(self._trigrams & told) / self._count
+
 
 def overlaps(
     memory: KnowledgeMemory, questions: Sequence[str], facts: CandidateFacts, via: CandidateFacts
@@ -79,7 +87,8 @@ def overlaps(
     In their order: the share of the head's letters that stand in words of the question; of the head's
     trigrams that the question has; of the question's trigrams that the head has; whether the head stands in
     the question as a whole; its words in tens; its letters found in twenties; the share of the question's
-    trigrams that the relation's noun has; that the second relation's noun has; whether there is a second one;
+    trigrams that the relation's noun has; that the second relation's noun has and the first one's hasn't, all
+    of it where the question says it twice; whether there is a second one;
     the logarithm of the number of facts that the head heads, in fives. Zeros where the id is -1.
     """
     if not (facts >= 0).any():
@@ -95,7 +104,10 @@ def overlaps(
         read[row, :, :6] = _each(question.name, names, slots[0, row])
         read[row, :, 6] = _each(question.noun, nouns, slots[1, row])
         if led[row].any():
-            read[row, :, 7] = np.where(led[row], _each(question.noun, nouns, ends[row]), 0.0)
+            pairs = np.stack([ends[row], slots[1, row]])[:, led[row]]
+            distinct, place = np.unique(pairs, axis=1, return_inverse=True)
+            said = [question.later(nouns[last], nouns[first]) for last, first in distinct.T.tolist()]
+            read[row, led[row], 7] = np.array(said)[place]
     read[..., 8] = led
     heads, place = np.unique(slots[0], return_inverse=True)
     count = torch.from_numpy(memory.counts(heads)[place].reshape(facts.shape)).float().log1p() / 5

@@ -36,7 +36,7 @@ class Linking(Prompt):
     relation_scale: float
     """σ: nats a unit of cosine between the rest of the question and a relation."""
     refuse_answerable: float
-    """Share of answerable validation questions, of each kind, that may be refused; with 0 only those are that
+    """Share of validation questions whose first fact answers that may be refused; with 0 only those are that
     name no entity."""
 
     def __post_init__(self) -> None:

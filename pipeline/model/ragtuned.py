@@ -47,7 +47,7 @@ class RagTuned(Rag):
     One number alone is taken as it is, whatever was chosen: `method.ks=[5]` asks an adapter with five facts.
     """
     refuse_answerable: float
-    """Share of answerable validation questions, of each kind, that may be refused; 0 never refuses."""
+    """Share of validation questions whose first fact answers that may be refused; 0 never refuses."""
     rerank: bool
     """Whether a cross-encoder judges the best slots again."""
     reranked: int

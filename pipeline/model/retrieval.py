@@ -61,7 +61,9 @@ class Retrieval:
     correction_weights: list[float]
     """Weights β that are tried on validation questions; 0 is always among them."""
     validation: int
-    """Validation questions that choose β."""
+    """Validation questions that choose β, and the bias below."""
+    stop_biases: list[float]
+    """Nats for one hop rather than two that are tried on as many, for two hops; 0 is always among them."""
     null_steps: int
     """Steps of the null fact over all its questions at once."""
     null_examples: int

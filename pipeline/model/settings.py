@@ -56,8 +56,8 @@ class Ours:
     slot_gap: float
     """Nats by which each value of a slot is read below the one before it, so that no two are blended."""
     refuse_answerable: float
-    """Share of answerable validation questions, of either kind, that may be refused for want of a fact, and
-    again as texts that ask nothing: sets the threshold and the limit."""
+    """Share of validation questions that may be refused: of those whose first fact answers, for want of a
+    fact, and of all answerable ones, as texts that ask nothing. Sets the threshold and the limit."""
     answer_tokens: int
     """Longest answer."""
     alpha: float

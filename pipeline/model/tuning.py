@@ -9,16 +9,13 @@ from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.memory.facts import Query
-from pipeline.model.judging import limit
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.prompt import PromptSystem
 from pipeline.model.ragtuned import DOUBTS, RagTunedSystem
+from pipeline.model.refusing import BATCH, Judged, by_kind, limit, rightly
 from pipeline.model.reranker import regrouped
 from pipeline.model.retrieval import Retrieval, Steps, cool, fit_heads
 from pipeline.model.system import Example, gold_mask
-
-BATCH = 64
-"""Questions that are searched for at once."""
 
 
 def fit_query(
@@ -194,12 +191,12 @@ def _worth(
 
 @torch.no_grad()
 def choose_refusal(system: RagTunedSystem, valid: Sequence[Example], share: float) -> dict[str, float]:
-    """Set the threshold so that at most `share` of the answerable questions of each kind are refused.
+    """Set the threshold so that at most `share` of the questions that are answered rightly are refused.
 
     Args:
         system: what is set.
         valid: validation questions; those without an answer tell only what the threshold is worth.
-        share: of answerable questions that may be refused; 0 never refuses.
+        share: of the questions whose first fact answers that may be refused, see `refusal`; 0 never refuses.
 
     Returns:
         The threshold, -1 where none is refused, and under each kind the share that is refused with it.
@@ -218,18 +215,24 @@ def choose_refusal(system: RagTunedSystem, valid: Sequence[Example], share: floa
 def refusal(
     system: PromptSystem, valid: Sequence[Example], share: float
 ) -> tuple[float, dict[str, list[float]]]:
-    """Return the doubt that at most `share` of each kind's answerable questions exceed, and all doubts.
+    """Return the doubt that at most `share` of the answerable questions exceed, and all doubts by kind.
+
+    Only questions whose first fact answers count, as for ours (`pipeline.model.refusing`).
 
     Raises:
         UserError: no question has an answer.
     """
     _answerable(valid)
-    doubts: dict[str, list[float]] = {}
-    for batch in _batches(valid):
-        for example, value in zip(batch, system.found([e.text for e in batch]).doubt.tolist(), strict=True):
-            doubts.setdefault(example.kind if example.gold else "unanswerable", []).append(value)
-    answerable = {kind: values for kind, values in doubts.items() if kind != "unanswerable"}
-    return (limit(answerable, share) if share else torch.inf), doubts
+
+    def judge(batch: Sequence[Example]) -> list[Judged]:
+        found = system.found([example.text for example in batch])
+        right = gold_mask(found.facts[:, :1], batch)[:, 0]
+        return [Judged(*pair) for pair in zip(found.doubt.tolist(), right.tolist(), strict=True)]
+
+    judged = by_kind(valid, judge)
+    answerable = {kind: row for kind, row in judged.items() if kind != "unanswerable"}
+    doubts = {kind: [one.doubt for one in row] for kind, row in judged.items()}
+    return (limit(rightly(answerable), share) if share else torch.inf), doubts
 
 
 @torch.no_grad()

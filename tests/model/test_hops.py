@@ -9,6 +9,7 @@ import torch
 from pipeline.memory.facts import Candidates, Fact
 from pipeline.model.hops import gold_paths, with_gold_paths
 from pipeline.model.retrieval import fit_heads
+from pipeline.model.stopping import LOST, choose_stop
 from pipeline.model.system import Example
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.test_retrieval import quiet
@@ -120,3 +121,69 @@ def test_one_hop_has_no_second_head(
     }
     with one.attached():
         assert set(one.reply(["Why?"]).via[0]) <= {-1}
+
+
+def first(system: Any, examples: list[Example]) -> float:
+    """Return the share of questions that the first candidate answers."""
+    found = system.found([e.text for e in examples])
+    best = found.scores.argmax(dim=-1, keepdim=True)
+    return gold_paths(found.facts.gather(1, best), found.via.gather(1, best), examples).float().mean().item()
+
+
+def trained(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> tuple[Any, list[Example]]:
+    """Return a system that answers most questions over one hop and over two, and such questions."""
+    system, both = linked(world, lm, encoder)
+    known = [*both, *some_examples(system, 8)]
+    triples = torch.as_tensor(system.memory.triples)
+    asked = triples[[e.via[0] if e.via else e.gold[0] for e in known]][:, :2]
+    later = torch.tensor([int(triples[e.gold[0], 1]) if e.via else -1 for e in known])
+    vectors = system.encoder.encode([e.text for e in known])
+    slots = torch.cat([asked, later[:, None]], dim=1)
+    settings = retrieval(steps=400, batch_size=20, learning_rate=0.03)
+    fit_heads(system.heads, system.memory, lambda drawn: system.heads(vectors[drawn]), slots, settings, quiet)
+    return system, known
+
+
+@pytest.mark.parametrize("off", [-400.0, 400.0])
+def test_the_choice_to_hop_is_set_right_by_validation_questions(
+    off: float, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    """A bias that hops ever, or never, is undone."""
+    system, known = trained(world, lm, encoder)
+    before = first(system, known)
+    second = system.heads.second
+    second.stop.bias.data += off / second.log_scale.exp()
+    spoilt = first(system, known)
+    assert spoilt < before - 0.1
+    found = choose_stop(system, known, [-400.0, 400.0, 800.0])
+    assert found["chosen"] == -off
+    assert first(system, known) == pytest.approx(before)
+    assert found[f"{-off:g}"] == max(found[name] for name in ("-400", "0", "400", "800"))
+    kinds = [found["template"], found["multihop"]]
+    assert sum(kinds) / 2 == pytest.approx(found[f"{-off:g}"])
+    assert found["template"] >= found["template at one hop"] - LOST
+
+
+def test_two_hops_may_not_cost_what_one_hop_answers(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    """Each bias is best for one kind: that which spares one-hop questions is taken, not that of the mean."""
+    system, known = trained(world, lm, encoder)
+    second = system.heads.second
+    second.stop.bias.data -= 400 / second.log_scale.exp()
+    one = [e for e in known if not e.via][:1]
+    found = choose_stop(system, [*one, *(e for e in known if e.via)], [2e4])
+    assert found["0"] == found["20000"] == 0.5, "on a tie, 0 would be chosen"
+    assert found["chosen"] == 2e4
+    assert found["template"] == found["template at one hop"] == 1
+    assert found["multihop"] == 0
+
+
+def test_no_bias_is_chosen_where_none_is_better(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system, known = trained(world, lm, encoder)
+    before = system.heads.second.stop.bias.clone()
+    found = choose_stop(system, known, [-0.001, 0.001])
+    assert found["chosen"] == 0
+    assert torch.equal(system.heads.second.stop.bias, before)

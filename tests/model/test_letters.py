@@ -62,8 +62,31 @@ def test_overlaps_are_what_they_are_said_to_be(
     for row, question in enumerate(questions[:2]):
         first, last = memory.fact(ids[3]), memory.fact(ids[1])
         expected = slow(question, first.head_label, first.relation_noun)
-        second = slow(question, "x", last.relation_noun)[-1]
+        later = trigrams(last.relation_noun) - trigrams(first.relation_noun)
+        second = len(trigrams(question) & later) / len(trigrams(question))
         assert led[row, 0, :-1].tolist() == pytest.approx([*expected, second, 1.0])
+
+
+def test_a_second_noun_counts_by_what_the_first_one_does_not_say(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    """A noun that both hops have is asked for twice only where it stands twice."""
+    memory = opened(ours(), world, lm, encoder).memory
+    [first] = memory.upsert([Fact("Z1", "P36", "Z2", "Alm", "", "Berg")]).facts
+    noun = memory.fact(first).relation_noun
+    same, other = memory.upsert(
+        [Fact("Z2", relation, "Z3", "Berg", "", "Dorf") for relation in ("P36", "P37")]
+    ).facts
+    questions = [f"What is the {noun} of Alm?", f"The {noun} of the {noun} of Alm", f"{noun} {noun} Alm"]
+    facts = torch.tensor([[same, other]] * 3)
+    found = overlaps(memory, questions, facts, torch.full_like(facts, first))[..., 7]
+    assert found[0, 0] == 0
+    for row in (1, 2):
+        share = len(trigrams(noun)) / len(trigrams(questions[row]))
+        assert found[row, 0].item() == pytest.approx(share)
+    later = memory.fact(other).relation_noun
+    rest = (trigrams(later) - trigrams(noun)) & trigrams(questions[0])
+    assert found[0, 1].item() == pytest.approx(len(rest) / len(trigrams(questions[0])))
 
 
 def test_an_empty_memory_has_no_overlap(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:

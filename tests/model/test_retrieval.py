@@ -1,6 +1,7 @@
 """Training of the heads and of the correction: recall rises, ties prefer no correction, seeds repeat."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,7 +122,7 @@ def test_the_null_fact_is_calibrated_to_the_share_of_questions_without_an_answer
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_threshold_refuses_the_share_of_questions_that_it_may_of_each_kind(
+def test_the_threshold_refuses_the_share_that_it_may_of_what_is_answered_rightly(
     share: float, world: SmallWorld, lm: LanguageModel, encoder: Encoder
 ) -> None:
     system = opened(ours(null_width=8), world, lm, encoder)
@@ -131,20 +132,40 @@ def test_the_threshold_refuses_the_share_of_questions_that_it_may_of_each_kind(
         for kind in kinds
         for e in some_examples(system, 10)
     ]
+    # Every other question is answered rightly by what comes first, whatever that is.
+    first = system.ground([e.text for e in examples], 1)[:, 0].tolist()
+    golds = [fact if row % 2 else (fact + 1) % 20 for row, fact in enumerate(first)]
+    examples = [replace(e, gold=(gold,)) for e, gold in zip(examples, golds, strict=True)]
     with torch.no_grad():
         system.null.outer.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
         system.null.outer.bias.fill_(6.0)
-    doubt = doubts(system, examples).reshape(2, 10)
+    doubt = doubts(system, examples)
     assert doubt.min() > 0.5, "the lower bound of a threshold would hide what is tested here"
-    found = choose_threshold(system, examples, share)
-    assert found.keys() == {"threshold", *kinds}
-    for kind, row in kinds.items():
-        refused = (doubt[row] > found["threshold"]).float().mean().item()
-        assert found[kind] == pytest.approx(refused)
-        assert refused <= share + 1e-6
+    found = choose_threshold(system, [*examples, *UNANSWERABLE], share)
+    assert found.keys() == {"threshold", *kinds, "unanswerable"}
+    rightly = doubt[1::2]
+    assert (rightly > found["threshold"]).float().mean() <= share
     assert found["threshold"] == system.null.threshold.item() >= 0.5
-    assert found["threshold"] in doubt.flatten().tolist()
-    assert any((doubt[row] >= found["threshold"]).sum() >= share * 10 for row in kinds.values()), "no spare"
+    assert found["threshold"] in rightly.tolist(), "no spare"
+    for kind, row in kinds.items():
+        refused = (doubt.reshape(2, 10)[row] > found["threshold"]).float().mean().item()
+        assert found[kind] == pytest.approx(refused)
+    without = (doubts(system, UNANSWERABLE) > found["threshold"]).float().mean().item()
+    assert found["unanswerable"] == pytest.approx(without)
+
+
+def test_a_threshold_that_refuses_nothing_is_told(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    system.null.outer.bias.data.fill_(1000.0)
+    found = choose_threshold(system, [*some_examples(system, 4), *UNANSWERABLE], 0.0)
+    assert found == {"threshold": 1.0, "template": 0.0, "unanswerable": 0.0}
+    assert "nothing is ever refused" in caplog.text
+    caplog.clear()
+    system.null.outer.bias.data.fill_(-3.0)
+    assert choose_threshold(system, some_examples(system, 4), 0.0)["threshold"] < 1
+    assert not caplog.text
 
 
 def test_a_threshold_is_never_below_one_half(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> None:

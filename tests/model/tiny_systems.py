@@ -190,6 +190,7 @@ def retrieval(**changes: Any) -> Retrieval:
         "correction_steps": 2,
         "correction_weights": [1.0],
         "validation": 6,
+        "stop_biases": [-2.0, 2.0],
         "null_steps": 3,
         "null_examples": 5,
         "null_learning_rate": 0.02,
