@@ -19,9 +19,7 @@ from pipeline.evaluation.splits import AFTER, BEFORE
 from pipeline.kg.facts import read_table
 from pipeline.model.adapter import save_adapter
 from pipeline.model.reader import Reader
-from pipeline.model.refusing import Judged, rightly, spare
 from pipeline.model.settings import AtlasKv
-from pipeline.model.system import gold_mask
 from pipeline.train import train
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.editing.small_edits import finetune
@@ -42,6 +40,7 @@ from tests.model.tiny_systems import (
     training,
     vector,
 )
+from tests.refusals import assert_few_are_refused
 from tests.tiny import SmallWorld, memory_settings
 
 pytestmark = LIGHTNING
@@ -90,16 +89,7 @@ def test_what_is_not_trained_chooses_its_refusals_by_validation_questions(
     answerer: Any = build(replace(method, refuse_answerable=share), **sections)
     _, valid = examples(answerer.system, world.graph, adapters)
     highest = answerer.system.limit + 1e-4  # a question read in another batch is doubted a rounding more
-    judged = {}
-    for kind in {example.kind for example in valid if example.gold}:
-        asked = [example for example in valid if example.kind == kind and example.gold]
-        found = answerer.system.found([example.text for example in asked])
-        right = gold_mask(found.facts[:, :1], asked)[:, 0]
-        judged[kind] = [Judged(*pair) for pair in zip(found.doubt.tolist(), right.tolist(), strict=True)]
-    counted = rightly(judged)
-    refused = {kind: sum(doubt > highest for doubt in doubts) for kind, doubts in counted.items()}
-    assert all(count <= spare(len(counted[kind]), share) for kind, count in refused.items())
-    assert sum(refused.values()) <= share * sum(map(len, counted.values()))
+    assert_few_are_refused(answerer.system, valid, highest, share)
     assert (answerer.system.limit == float("inf")) == (share == 0)
 
 

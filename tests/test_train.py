@@ -18,6 +18,7 @@ from pipeline.evaluation.systems import NAMES
 from pipeline.evaluation.training import _key, relabelled
 from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
+from pipeline.model.adapter import load_adapter
 from pipeline.model.fitting import Pool, Train
 from pipeline.model.ours import OurSystem
 from pipeline.model.ragtuned import RagTuned
@@ -40,6 +41,7 @@ from tests.model.tiny_systems import (
     some_examples,
     training,
 )
+from tests.refusals import assert_few_are_refused
 from tests.tiny import SmallWorld, memory_settings
 
 pytestmark = LIGHTNING
@@ -107,6 +109,13 @@ def test_the_stage_writes_an_adapter_its_curve_and_figures(
         assert figures["k"]["k"] == state["k"].item() in method.ks
         assert figures["search"]["threshold"] == state["threshold"].item()
         assert {"template", "human"} < figures["search"].keys()
+        system = opened(method, world, lm, encoder)
+        load_adapter(system, out)
+        _, valid = examples(system, world.graph, world.paths)
+        highest = (
+            figures["search"]["threshold"] + 1e-4
+        )  # a question read in another batch is doubted a rounding more
+        assert_few_are_refused(system, valid, highest, method.refuse_answerable)
     with (out / "curve.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "1", "2"]
