@@ -46,7 +46,7 @@ class Service:
     @property
     def version(self) -> int:
         """A number that grows with every change that was acknowledged."""
-        return self.memory.journal.next
+        return self.memory.version
 
     def close(self) -> None:
         """Let running answers end, turn others away, and let other processes write to the memory."""

@@ -68,7 +68,16 @@ class Serve:
             raise ValueError(f"serve.port must be from 0 to 65535, not {self.port}")
         if self.sync not in POLICIES:
             raise ValueError(f"serve.sync must be one of {', '.join(POLICIES)}, not {self.sync!r}")
-        least = "batch", "retry_after", "body_bytes", "import_bytes", "import_facts", "page", "clients", "repeats"
+        least = (
+            "batch",
+            "retry_after",
+            "body_bytes",
+            "import_bytes",
+            "import_facts",
+            "page",
+            "clients",
+            "repeats",
+        )
         for name in (*least, "writes_at_once", "questions_at_once"):
             if getattr(self, name) < 1:
                 raise ValueError(f"serve.{name} must be at least 1, not {getattr(self, name)}")
