@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from pipeline.config import UserError
+from pipeline.memory.journal import JournalError
 
 LONGEST = 500
 """Characters of a message at most."""
@@ -40,6 +41,8 @@ REASONS = {
     429: "Too many requests; Retry-After says when to come again.",
     503: "It can't be done now; Retry-After says when to come again.",
 }
+LATER = "60"
+"""Seconds after which a client may try again where the disk failed."""
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +134,10 @@ def refusal_of(error: Exception) -> Refusal:
         told = error.detail if isinstance(error.detail, str) else REASONS.get(error.status_code, "refused")
         code = HTTPStatus(error.status_code).name.lower()
         return Refusal(error.status_code, told, code=code, headers=error.headers)
+    if isinstance(error, JournalError):
+        logger.error("%s", error)
+        told = "the server can't keep changes now; its log says why"
+        return Refusal(503, told, code="unavailable", headers={"Retry-After": LATER})
     if isinstance(error, UserError):
         return Refusal(400, str(error), code="invalid_value")
     logger.error("unexpected error", exc_info=error)
