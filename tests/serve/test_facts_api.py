@@ -16,6 +16,7 @@ from tests.serve.served import Server, fails, serve_settings, served
 from tests.serve.small import Trained
 
 PARIS = ("France", "capital", "Paris")
+JSON = {"Content-Type": "application/json"}
 CAPITAL = "/facts?head=France&relation=capital"
 
 
@@ -138,16 +139,14 @@ def test_a_slot_tells_what_it_held(server: Server) -> None:
     ],
 )
 def test_what_can_not_be_is_refused_and_nothing_is_changed(
-    server: Server, changes: dict[str, Any], status: int, param: str | None
+    calm: Server, changes: dict[str, Any], status: int, param: str | None
 ) -> None:
-    before = server.service.version, len(server.service.memory)
+    before = calm.service.version, len(calm.service.memory)
     body = capital("Lyon")["json"] | changes
-    response = server(
-        "POST", "/facts", content=json.dumps(body), headers={"Content-Type": "application/json"}
-    )
+    response = calm("POST", "/facts", content=json.dumps(body), headers=JSON)
     assert response.status_code == status
     assert response.json()["error"]["param"] == param
-    assert (server.service.version, len(server.service.memory)) == before
+    assert (calm.service.version, len(calm.service.memory)) == before
 
 
 def test_of_two_writers_with_the_same_etag_one_wins(server: Server) -> None:
