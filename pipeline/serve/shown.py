@@ -44,14 +44,14 @@ class ShownFact(Shown):
     relation: Named = Field(description="What it says of it.", examples=[{"key": "P36", "label": "capital"}])
     tail: Named = Field(description="The value.", examples=[{"key": "Q90", "label": "Paris"}])
     text: str = Field(
-        description="The sentence that the language model reads.", examples=["The capital of France is Paris."]
+        description="The sentence that the language model reads.",
+        examples=["The capital of France is Paris."],
     )
     start: str = Field(
-        description="First date that it holds on (year, month or day); empty where unknown.", examples=["0987"]
+        description="First date that it holds on (year, month or day); empty where unknown.",
+        examples=["0987"],
     )
-    end: str = Field(
-        description="Date from which on it holds no longer; empty where unknown.", examples=[""]
-    )
+    end: str = Field(description="Date from which on it holds no longer; empty where unknown.", examples=[""])
     source: str = Field(description="Who says so; empty where unknown.", examples=["wikidata"])
 
 
