@@ -1,4 +1,4 @@
-"""Nothing that the server loads can run code: weights are safetensors, tables Parquet, all else JSON or text."""
+"""Nothing that the server loads can run code: weights are safetensors, tables Parquet, all else is text."""
 
 import ast
 import io
@@ -17,8 +17,8 @@ from tests.serve.small import Trained
 
 LOADERS = {
     "pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve",
-    "torch.load", "torch.save", "numpy.load", "np.load", "read_pickle", "to_pickle", "yaml.load", "yaml.unsafe_load",
-    "yaml.full_load", "eval", "exec", "allow_pickle", "weights_only", "trust_remote_code",
+    "torch.load", "torch.save", "numpy.load", "np.load", "read_pickle", "to_pickle", "yaml.load",
+    "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "allow_pickle", "weights_only", "trust_remote_code",
 }  # fmt: skip
 """Names of what reads code, or what may be code."""
 
@@ -33,7 +33,9 @@ def names(tree: ast.AST) -> set[str]:
             found |= {node.module.split(".")[0], *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Attribute):
             base = node.value.id if isinstance(node.value, ast.Name) else ""
-            found |= {f"{base}.{node.attr}", node.attr} if base != "self" else set()
+            found |= {f"{base}.{node.attr}"} | (
+                {node.attr} - {"eval"}
+            )  # which models have for something else
         elif isinstance(node, ast.Name):
             found.add(node.id)
         elif isinstance(node, ast.keyword) and node.arg:
@@ -87,6 +89,7 @@ def test_a_pickle_in_place_of_a_file_is_damage_and_never_run(trained: Trained, t
     session.upsert("France | capital | Lyon")
     session.close()
     memory = session.system.memory
+    told: list[bool] = []
     for source in (trained.adapter, trained.memory, tmp_path / "memory"):
         for file in [path for path in source.rglob("*") if path.is_file() and path.stat().st_size]:
             folder = tmp_path / "copy"
@@ -98,8 +101,10 @@ def test_a_pickle_in_place_of_a_file_is_damage_and_never_run(trained: Trained, t
                 else:
                     KnowledgeMemory.open(folder, memory.settings, memory.encoder)
             except UserError as error:
-                assert str(folder) in str(error)
+                told.append(str(folder) in str(error))
             assert not sprung.exists(), file
             shutil.rmtree(folder)
+    assert len(told) > 5
+    assert all(told), "each names what is damaged"
     pickle.loads(stream.getvalue())
     assert sprung.exists(), "the trap works"
