@@ -228,7 +228,7 @@ class Voice:
         refused = chosen.refused[row] or not shared
         read = [] if refused else [fact.text + "\n" for fact in shared]
         window = self._system.method.fact_window
-        tokens = sum(min(len(ids), window) for ids in self._system.reader.encode(read)) if read else 0
+        tokens = sum(min(len(ids), window) for ids in self._system.reader.plain(read)) if read else 0
         waited, took = began - one.ticket.arrived, time.perf_counter() - began
         told = Began(refused, chosen.refusal[row], shared, version, prompt_tokens, tokens, waited, took)
         one.ticket.tell(told)

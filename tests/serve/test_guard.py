@@ -168,8 +168,8 @@ def test_a_body_is_bounded_however_it_comes(trained: Trained, tmp_path: Path) ->
         "/facts/..", "/facts/%2e%2e", "/facts/%2e%2e%2f%2e%2e%2fetc%2fpasswd", "/facts/%00",
         "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/snapshots/..%2f..", "/entities/../../conf",
         "/entities/%00", "/entities/%ff%fe", "/facts//", "/facts/x%00/history", "//facts",
-        "/facts/" + "a" * 1900, "/docs", "/redoc", "/.env", "/facts/%F0%9F", "/facts\\..", "/page/../../app.py",
-        "/entities/" + "%2e%2e%2f" * 100,
+        "/facts/" + "a" * 1900, "/docs", "/redoc", "/.env", "/facts/%F0%9F", "/facts\\..",
+        "/page/../../app.py", "/entities/" + "%2e%2e%2f" * 100,
     ],
 )  # fmt: skip
 def test_paths_lead_nowhere_else(calm: Server, path: str) -> None:
