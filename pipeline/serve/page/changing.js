@@ -1,0 +1,129 @@
+/** Changes facts: the forms, what a change did, and how it is taken back. */
+
+import * as api from "./api.js";
+import { deletion, edit, undoing, writing } from "./changes.js";
+import { at, element } from "./dom.js";
+import { form } from "./facts.js";
+import { askForToken } from "./token.js";
+
+let back = []; // the steps that take back the last change
+
+/** Return the form of a fact, filled with what it says now. */
+export async function editor(fact, close) {
+  let now = fact;
+  let etag = null;
+  try {
+    ({ body: now, etag } = await api.read(`facts/${fact.id}`));
+  } catch {
+    // it is gone: sending the form says so
+  }
+  const tail = { name: "tail", label: capital(now.relation.label), value: now.tail.label, complete: entities, className: "wide" };
+  const made = form([tail, ...times(now)], [
+    { text: "Save", className: "main" },
+    { text: "Cancel", press: close },
+    { text: "Delete", className: "remove", press: () => run(made, [deletion(now)], now, etag) },
+  ], (values) => run(made, edit(now, values), now, etag));
+  return made;
+}
+
+/** Return the form of a new fact. */
+export function newFact() {
+  const name = (name, label) => ({ name, label, className: "third" });
+  const made = form(
+    [{ ...name("head", "About"), complete: entities }, name("relation", "Relation"), { ...name("tail", "Is"), complete: entities }, ...times()],
+    [{ text: "Write it", className: "main" }],
+    (values) => run(made, [writing(values, true)], values, null),
+  );
+  return made;
+}
+
+function times({ start, end, source } = {}) {
+  return [
+    { name: "start", label: "Since", value: start, date: true, className: "third" },
+    { name: "end", label: "Until", value: end, date: true, className: "third" },
+    { name: "source", label: "Source", value: source, required: false, className: "third" },
+  ];
+}
+
+/** Take the last change back. */
+export async function undo() {
+  const steps = back;
+  try {
+    for (const step of steps) await send(step);
+    back = [];
+    notice(["Taken back."]);
+  } catch (error) {
+    if (!(error instanceof api.Cancelled)) notice([api.explained(error)]);
+  }
+}
+
+/** Carry out the steps of a change of a fact's slot; tell what they did. */
+async function run(shown, steps, fact, etag) {
+  const name = (part) => part.key ?? part;
+  try {
+    const before = await slot(name(fact.head), name(fact.relation));
+    const began = performance.now();
+    const [written, superseded, notes] = [[], [], []];
+    const gone = new Set();
+    for (const [index, step] of steps.entries()) {
+      let answer;
+      try {
+        answer = await send(step, index ? null : etag);
+      } catch (error) {
+        for (const again of undoing([], before.filter(({ id }) => gone.has(id)), gone)) await send(again);
+        throw error;
+      }
+      if (step.method === "DELETE") gone.add(fact.id);
+      for (const now of answer.written ?? []) {
+        written.push(now);
+        gone.delete(now.id);
+      }
+      superseded.push(...(answer.superseded ?? []));
+      notes.push(...(answer.notes ?? []));
+    }
+    const touched = new Set([...written, ...superseded].map(({ id }) => id).concat(...gone));
+    back = undoing(written, before.filter(({ id }) => touched.has(id)), gone);
+    const took = `${(performance.now() - began).toFixed(0)} ms`;
+    const lines = written.map(({ text }) => `Written in ${took}: ${text}`);
+    if (!written.length) lines.push(`Deleted in ${took}: ${fact.text}`);
+    notice([...lines, ...superseded.map(({ text }) => `No longer: ${text}`), ...notes]);
+  } catch (error) {
+    if (!(error instanceof api.Cancelled)) shown.problem(api.explained(error));
+  }
+}
+
+function send({ method, place, body }, etag = null) {
+  return api.write(method, place, { body, etag, token: askForToken });
+}
+
+/** Show what a change did, and let one key ask again. */
+function notice(lines) {
+  at("notice-text").replaceChildren(...lines.map((line) => element("p", {}, line)));
+  at("undo").hidden = !back.length;
+  at("notice").hidden = false;
+  at("told").textContent = lines.join(" ");
+  for (const open of document.querySelectorAll(".facts form")) open.remove();
+  for (const button of document.querySelectorAll(".fact")) button.setAttribute("aria-expanded", "false");
+  at("again").focus();
+}
+
+async function slot(head, relation) {
+  try {
+    return (await api.read("facts", { head, relation })).body.facts;
+  } catch {
+    return []; // a name that is new
+  }
+}
+
+async function entities(query) {
+  const { body } = await api.read("entities", { query });
+  const labels = body.entities.map(({ label }) => label);
+  return body.entities.map(({ key, label }) => ({
+    value: labels.indexOf(label) === labels.lastIndexOf(label) ? label : key,
+    label: key === label ? "" : key,
+  }));
+}
+
+function capital(text) {
+  return text.slice(0, 1).toUpperCase() + text.slice(1);
+}
