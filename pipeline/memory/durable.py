@@ -166,6 +166,11 @@ class DurableMemory(KnowledgeMemory):
         return rows
 
     @property
+    def version(self) -> int:
+        """A number that grows with every change, also over merges and restarts."""
+        return self._journal.next
+
+    @property
     def journal(self) -> Journal:
         """Where changes go since the last merge."""
         return self._journal

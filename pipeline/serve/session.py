@@ -85,6 +85,11 @@ class Session:
         self.system.memory = memory
         self._editor = Editor(memory, relation_labels(shared_paths().kv))
 
+    @property
+    def editor(self) -> Editor:
+        """What changes the memory by statements, and knows what names mean."""
+        return self._editor
+
     def as_of(self, date: str) -> None:
         """Answer by what held on a date from now on; that can't be changed.
 
@@ -104,17 +109,18 @@ class Session:
         facts: Path | str | None = None,
         k: int | None = None,
         write: bool = False,
+        sync: str = "always",
     ) -> "Session":
         """Return a session; see `pipeline.serve.start.start` for what is taken by default.
 
         With `write`, every change is in the folder `memory` before it is acknowledged, and no other process
-        can write to it until `close` or the end of this one.
+        can write to it until `close` or the end of this one; `sync` is as in `start`.
 
         Raises:
             UserError: a folder or file is missing or damaged.
         """
         places = [None if place is None else Path(place) for place in (adapter, memory, facts)]
-        return cls(start(places[0], places[1], places[2], k, write))
+        return cls(start(places[0], places[1], places[2], k, write, sync))
 
     def close(self) -> None:
         """Let other processes write to the memory's folder, where this session may."""

@@ -1,0 +1,49 @@
+"""What the routes of the server share: one system, one memory that is open for writing, one engine."""
+
+from dataclasses import dataclass, field
+from threading import RLock
+
+from pipeline.memory.durable import DurableMemory
+from pipeline.memory.statements import Editor
+from pipeline.serve.engine import Engine
+from pipeline.serve.session import Session
+from pipeline.serve.settings import Serve
+
+
+@dataclass
+class Service:
+    """A session whose memory is open for writing, and the engine that answers from it."""
+
+    settings: Serve
+    session: Session
+    memory: DurableMemory
+    """Its own locks let changes follow each other; searches don't wait for them."""
+    editor: Editor
+    """What names mean. Hold `naming` while you use it: it remembers what it has seen."""
+    engine: Engine
+    naming: RLock = field(default_factory=RLock)
+
+    @classmethod
+    def open(cls, settings: Serve) -> "Service":
+        """Return the service of `settings`, whose engine has begun.
+
+        Raises:
+            UserError: the adapter, the facts or the memory are missing or damaged, or another process writes
+                to the memory.
+        """
+        session = Session.open(
+            settings.adapter, settings.memory, settings.facts, write=True, sync=settings.sync
+        )
+        memory = session.system.memory
+        assert isinstance(memory, DurableMemory)
+        return cls(settings, session, memory, session.editor, Engine(session, settings))
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change that was acknowledged."""
+        return self.memory.journal.next
+
+    def close(self) -> None:
+        """Let running answers end, turn others away, and let other processes write to the memory."""
+        self.engine.close()
+        self.session.close()

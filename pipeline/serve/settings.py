@@ -1,0 +1,65 @@
+"""What `python -m pipeline.serve` is told: the section `serve` of conf/."""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.memory.journal import POLICIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """What is served, where, and how much of it at a time."""
+
+    host: str
+    """Address that the server listens at; one that other machines reach needs a token that you give."""
+    port: int
+    """Its port; 0 takes a free one, which the first line of the log names."""
+    memory: Path
+    """Folder of the memory; a new one begins with that of the stage `index`, else with the example facts."""
+    facts: Path | None
+    """A file of facts that a new memory begins with instead."""
+    adapter: Path | None
+    """Folder of the adapter; null takes the one that was trained here, else the shipped one."""
+    snapshots: Path
+    """Folder below which snapshots are written."""
+    token_file: Path | None
+    """File that holds the token for writing, unless LIVING_MEMORY_TOKEN does; null makes a token at start."""
+    sync: str
+    """When a change is on disk, see `pipeline.memory.journal.Journal`: always, group or none."""
+    batch: int
+    """Questions that are answered side by side at most."""
+    waiting: int
+    """Questions that may wait for a place beyond that; more are turned away with 429."""
+    retry_after: int
+    """Seconds after which a client that was turned away is asked to come again."""
+    grace: float
+    """Seconds that running answers are given to end in when the server is told to stop."""
+    threads: int | None
+    """Threads that the model computes with; null leaves it to torch, which takes every core."""
+    fast: bool
+    """Whether a question that is alone is answered by what torch compiles and a GPU records."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"serve.port must be from 0 to 65535, not {self.port}")
+        if self.sync not in POLICIES:
+            raise ValueError(f"serve.sync must be one of {', '.join(POLICIES)}, not {self.sync!r}")
+        for name in ("batch", "retry_after"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"serve.{name} must be at least 1, not {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"serve.threads must be at least 1, not {self.threads}")
+        for name in ("waiting", "grace"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"serve.{name} must be at least 0, not {getattr(self, name)}")
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine reaches the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
