@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-const folder = new URL("../../pipeline/serve/page/", import.meta.url);
+const folder = new URL("../../pipeline/serve/web/", import.meta.url);
 const load = (name) => import(new URL(name, folder));
 const { ask, events, explained, Refused } = await load("api.js");
 const { edit, undoing, writing } = await load("changes.js");
@@ -81,7 +81,7 @@ test("graph: what points to the focus stands at its left where there is room, be
 test("graph: an entity that two heads point to has one box where there is room", () => {
   const made = graph.layout(GRAPHS["a tail of two heads"], entity("France").key, 2000, width);
   assert.equal(made.boxes.filter((box) => box.entity.label === "Paris").length, 1);
-  assert.ok("capital · largest city · location".startsWith(made.labels[0].text.replace("…", "")));
+  assert.ok(made.labels[0].text.startsWith("capital · location"), made.labels[0].text);
 });
 
 test("texts are shortened to their room, by whole letters", () => {

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import ROOT
 
-PAGE = ROOT / "pipeline" / "serve" / "page"
+PAGE = ROOT / "pipeline" / "serve" / "web"
 TEXT = ("ink", "soft", "accent", "bad")
 GROUNDS = ("page", "panel", "mark")
 
