@@ -160,13 +160,19 @@ test("another tail supersedes; what is forgotten is deleted and written anew", (
   assert.deepEqual(forgetting.map(({ method }) => method), ["DELETE", "POST"]);
 });
 
-test("undoing leaves what was before", () => {
-  const [old, fresh] = [fact("France", "capital", "Paris", { start: "508" }), fact("France", "capital", "Lyon")];
-  const replaced = undoing([fresh], [old], new Set());
-  assert.deepEqual(replaced.map(({ method }) => method), ["DELETE", "DELETE", "POST"]);
-  assert.deepEqual(replaced.at(-1), writing(old, false));
-  assert.deepEqual(undoing([], [old], new Set([old.id])), [writing(old, false)]);
-  assert.deepEqual(undoing([fresh], [], new Set()).map(({ method }) => method), ["DELETE"]);
+test("undoing leaves what was before, each value with its periods", () => {
+  const former = fact("France", "capital", "Paris", { end: "1940" });
+  const old = fact("France", "capital", "Paris", { start: "1944" });
+  const [fresh, other] = ["Lyon", "Vichy"].map((tail) => fact("France", "capital", tail));
+  const before = [former, other, old];
+  const sent = (done) => undoing(done, before).map(({ method, place, body }) => (body ? [method, body.tail, body.start, body.end] : [method, place]));
+  const again = [["POST", "key of Paris", "", "1940"], ["POST", "key of Paris", "1944", ""]];
+  assert.deepEqual(sent([{ written: fresh, superseded: [old] }]), [["DELETE", `facts/${fresh.id}`], ["DELETE", `facts/${old.id}`], ...again]);
+  assert.deepEqual(sent([{ deleted: old }]), again);
+  assert.deepEqual(sent([{ deleted: old }, { written: old, superseded: [] }]), [["DELETE", `facts/${old.id}`], ...again]);
+  assert.deepEqual(sent([{ written: fresh, superseded: [] }]), [["DELETE", `facts/${fresh.id}`]]);
+  assert.deepEqual(sent([]), []);
+  assert.ok(undoing([{ deleted: old }], before).every(({ body }) => body.replace === false));
 });
 
 test("a stream is read however it is cut", async () => {

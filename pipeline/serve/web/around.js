@@ -52,11 +52,16 @@ async function open(entity, said) {
 async function timeline(fact, asOf, askAsOf) {
   const section = at("timeline-section");
   try {
-    const { body } = await api.read(`facts/${fact.id}/history`);
+    const { body } = await api.read(`facts/${fact.id}/history`, { as_of: asOf });
     section.hidden = !body.values.length;
     at("timeline-title").textContent = `${fact.head.label}: ${fact.relation.label} over time`;
     drawTimeline(at("timeline"), body.values, { at: asOf, press: askAsOf });
   } catch {
     section.hidden = true; // it was deleted meanwhile
   }
+}
+
+async function factsOf({ key }) {
+  const { body } = await api.read(`entities/${encodeURIComponent(key)}`);
+  return { out: body.out, into: body.into, count: body.count };
 }

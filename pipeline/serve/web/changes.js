@@ -29,14 +29,21 @@ export function edit(fact, values) {
 }
 
 /**
- * Return the steps that take a change back: what it wrote goes, what it changed comes again as it was.
+ * Return the steps that take changes back: what they wrote goes, what they touched comes again as it was.
  *
- * @param {object[]} written - facts that it wrote.
- * @param {object[]} before - facts as they were that it wrote over, superseded or deleted.
- * @param {Set<string>} gone - ids of those that it deleted.
+ * @param {object[]} done - what the server said to each change: {written, superseded} or {deleted}.
+ * @param {object[]} before - what the slot held before, each value with one of its periods.
  */
-export function undoing(written, before, gone) {
-  const held = new Map([...written, ...before].map((fact) => [fact.id, fact]));
-  const there = [...held.values()].filter(({ id }) => !gone.has(id));
-  return [...there.map(deletion), ...before.map((fact) => writing(fact, false))];
+export function undoing(done, before) {
+  const there = new Map();
+  const touched = new Set();
+  for (const { written, superseded = [], deleted } of done) {
+    for (const fact of [written, deleted, ...superseded].filter(Boolean)) {
+      touched.add(fact.id);
+      there.set(fact.id, fact);
+    }
+    if (deleted) there.delete(deleted.id);
+  }
+  const former = before.filter(({ id }) => touched.has(id));
+  return [...[...there.values()].map(deletion), ...former.map((value) => writing(value, false))];
 }

@@ -39,8 +39,8 @@ export function newFact() {
 
 function times({ start, end, source } = {}) {
   return [
-    { name: "start", label: "Since", value: start, date: true, className: "third" },
-    { name: "end", label: "Until", value: end, date: true, className: "third" },
+    { name: "start", label: "Since", value: start, date: true, className: "half" },
+    { name: "end", label: "Until", value: end, date: true, className: "half" },
     { name: "source", label: "Source", value: source, required: false, className: "third" },
   ];
 }
@@ -57,36 +57,25 @@ export async function undo() {
   }
 }
 
-/** Carry out the steps of a change of a fact's slot; tell what they did. */
+/** Carry out the steps of a change of a fact's slot; tell what they did, and remember how it is taken back. */
 async function run(shown, steps, fact, etag) {
-  const name = (part) => part.key ?? part;
   try {
-    const before = await slot(name(fact.head), name(fact.relation));
+    const before = await held(fact);
     const began = performance.now();
-    const [written, superseded, notes] = [[], [], []];
-    const gone = new Set();
-    for (const [index, step] of steps.entries()) {
-      let answer;
+    const done = [];
+    for (const step of steps) {
       try {
-        answer = await send(step, index ? null : etag);
+        done.push(await send(step, done.length ? null : etag));
       } catch (error) {
-        for (const again of undoing([], before.filter(({ id }) => gone.has(id)), gone)) await send(again);
+        for (const again of undoing(done, before)) await send(again);
         throw error;
       }
-      if (step.method === "DELETE") gone.add(fact.id);
-      for (const now of answer.written ?? []) {
-        written.push(now);
-        gone.delete(now.id);
-      }
-      superseded.push(...(answer.superseded ?? []));
-      notes.push(...(answer.notes ?? []));
     }
-    const touched = new Set([...written, ...superseded].map(({ id }) => id).concat(...gone));
-    back = undoing(written, before.filter(({ id }) => touched.has(id)), gone);
+    back = undoing(done, before);
     const took = `${(performance.now() - began).toFixed(0)} ms`;
-    const lines = written.map(({ text }) => `Written in ${took}: ${text}`);
-    if (!written.length) lines.push(`Deleted in ${took}: ${fact.text}`);
-    notice([...lines, ...superseded.map(({ text }) => `No longer: ${text}`), ...notes]);
+    const { written, superseded = [], notes = [] } = done.at(-1);
+    const what = written ? `Written in ${took}: ${written.text}` : `Deleted in ${took}: ${fact.text}`;
+    notice([what, ...superseded.map(({ text }) => `No longer: ${text}`), ...notes]);
   } catch (error) {
     if (!(error instanceof api.Cancelled)) shown.problem(api.explained(error));
   }
@@ -104,14 +93,19 @@ function notice(lines) {
   at("told").textContent = lines.join(" ");
   for (const open of document.querySelectorAll(".facts form")) open.remove();
   for (const button of document.querySelectorAll(".fact")) button.setAttribute("aria-expanded", "false");
+  at("note").textContent = "This was answered before the change.";
   at("again").focus();
 }
 
-async function slot(head, relation) {
+/** Return what the slot of a fact has held so far, each value with its period; nothing where it is new. */
+async function held({ id, head, relation }) {
   try {
-    return (await api.read("facts", { head, relation })).body.facts;
-  } catch {
-    return []; // a name that is new
+    const { body } = id ? { body: { facts: [{ id }] } } : await api.read("facts", { head, relation });
+    if (!body.facts.length) return [];
+    return (await api.read(`facts/${body.facts[0].id}/history`)).body.values;
+  } catch (error) {
+    if (error instanceof api.Refused && error.status < 429) return []; // a name or a fact that isn't there
+    throw error;
   }
 }
 

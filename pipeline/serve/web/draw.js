@@ -60,37 +60,45 @@ export function drawGraph(place, facts, { focus, said, press }) {
  * Draw the values of a slot over time; a value calls `press` with a date that it held on.
  *
  * @param {HTMLElement} place
- * @param {object[]} values - facts of one slot with `start`, `end` and `current`.
+ * @param {object[]} values - facts of one slot with `start`, `end` and `holds`.
  * @param {{at: string, press: (date: string) => void}} options - `at`: the date asked for; empty for today.
  */
 export function drawTimeline(place, values, { at, press }) {
   const made = timeline.layout(values, at, place.clientWidth);
   const rows = made.bars.map(({ value, x, width }) => {
-    const filled = element("i");
-    filled.style.left = `${100 * x}%`;
+    const filled = placed(element("i"), x);
     filled.style.width = `${100 * width}%`;
     const date = timeline.dateIn(value);
     const when = spoken(value.start, value.end) || "always, as far as is known";
     return element(
       "li",
-      { className: value.current ? "holds" : "" },
+      { className: value.holds ? "holds" : "" },
       element(
         "button",
         { type: "button", onclick: () => press(date), "aria-label": `${value.tail.label}, ${when}: ask as of ${date || "today"}` },
         element("span", { className: "value" }, element("span", {}, value.tail.label), element("span", {}, when)),
-        element("span", { className: "span" }, filled),
+        element("span", { className: "span" }, filled, marker(made.at)),
       ),
     );
   });
-  const line = element("span", { className: "at" });
-  line.style.left = `${100 * made.at}%`;
-  const marks = made.marks.map(({ x, text }) => {
-    const mark = element("span", {}, text);
-    mark.style.left = `${100 * x}%`;
-    return mark;
-  });
+  const marks = made.marks.map(({ x, text }) => placed(element("span", { className: side(x, place.clientWidth) }, text), x));
   place.replaceChildren(
-    element("div", { className: "lines" }, element("ol", {}, ...rows), line),
+    element("ol", {}, ...rows),
     element("div", { className: "marks", "aria-hidden": "true" }, ...marks),
   );
+}
+
+function marker(x) {
+  return placed(element("b", { title: "the date that is asked for" }), x);
+}
+
+function placed(made, x) {
+  made.style.left = `${100 * x}%`;
+  return made;
+}
+
+/** Return the class of a date that would stick out at an end of the line. */
+function side(x, room) {
+  if (x * room < timeline.TICK / 3) return "first";
+  return (1 - x) * room < timeline.TICK / 3 ? "last" : "";
 }

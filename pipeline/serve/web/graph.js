@@ -16,7 +16,8 @@ const GAP = 14;
 const INSET = 12;
 const WIDEST = 190;
 const WIDEST_RELATION = 150;
-const BEND = 52;
+const BEND = 44;
+const WIDEST_BEND = 96;
 const STEM = 16;
 const ARROW = 7;
 
@@ -31,8 +32,11 @@ const ARROW = 7;
  */
 export function layout(facts, focus, room, width) {
   const heads = headsOf(facts, focus);
-  const wide = columns(grouped(facts, heads, true), width);
-  return wide.width <= room ? wide : tree(grouped(facts, heads, false), room, width);
+  const groups = grouped(facts, heads, true);
+  const bends = ["left", "right"].filter((side) => groups.some((group) => group[side].length)).length;
+  const least = columns(groups, BEND, width).width;
+  if (least > room) return tree(grouped(facts, heads, false), room, width);
+  return columns(groups, Math.min(WIDEST_BEND, BEND + (room - least) / Math.max(1, bends)), width);
 }
 
 /** Return the entities in the middle: the focus, and heads of facts that have no end there yet. */
@@ -61,7 +65,7 @@ function grouped(facts, heads, shared) {
   return [...groups.values()];
 }
 
-function columns(groups, width) {
+function columns(groups, gap, width) {
   const size = { middle: 0, left: 0, right: 0 };
   const flat = { left: 0, right: 0 };
   const most = (key, value, of = size) => (of[key] = Math.max(of[key], value));
@@ -72,9 +76,9 @@ function columns(groups, width) {
       most(row.side, width(named(row, width), SMALL) + 2 * INSET + ARROW, flat);
     }
   }
-  const start = size.left && size.left + flat.left + BEND;
+  const start = size.left && size.left + flat.left + gap;
   const end = start + size.middle;
-  const right = end + BEND + flat.right;
+  const right = end + gap + flat.right;
   const boxes = [];
   const labels = [];
   const places = new Map();
@@ -103,7 +107,7 @@ function columns(groups, width) {
         const from = places.get(middle);
         const [y, level] = [from.y + BOX / 2, row.box.y + BOX / 2];
         if (row.side === "right") {
-          const path = `M${from.x + from.width} ${y}H${end}${bend(end, y, end + BEND, level)}H${right - ARROW}`;
+          const path = `M${from.x + from.width} ${y}H${end}${bend(end, y, end + gap, level)}H${right - ARROW}`;
           return { fact, path, arrow: { x: right, y: level } };
         }
         const [out, flatEnd] = [size.left, size.left + flat.left];

@@ -3,7 +3,7 @@
 import { months, ticks, today, written } from "./dates.js";
 
 /** Pixels that a date below the line takes at least. */
-export const TICK = 64;
+export const TICK = 84;
 const LEAST = 24;
 const MARGIN = 0.08;
 
