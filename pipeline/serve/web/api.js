@@ -61,17 +61,17 @@ export async function write(method, place, { body, etag, token }) {
     headers["Content-Type"] = "application/json";
     headers["Idempotency-Key"] = crypto.randomUUID();
   }
-  for (let known = sessionStorage.getItem(TOKEN), tries = 0; ; tries++) {
-    if (known) headers.Authorization = `Bearer ${known}`;
+  for (let wrong = false; ; wrong = true) {
+    const known = sessionStorage.getItem(TOKEN) ?? (await token(wrong));
+    if (!known) throw new Cancelled();
+    headers.Authorization = `Bearer ${known}`;
     const response = await fetch(place, { method, headers, body: body && JSON.stringify(body) });
     if (response.ok) {
-      if (known) sessionStorage.setItem(TOKEN, known);
+      sessionStorage.setItem(TOKEN, known);
       return response.json();
     }
     if (response.status !== 401) throw await refusedBy(response);
     sessionStorage.removeItem(TOKEN);
-    known = await token(tries > 0 || Boolean(known));
-    if (!known) throw new Cancelled();
   }
 }
 

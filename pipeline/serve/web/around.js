@@ -61,7 +61,9 @@ async function timeline(fact, asOf, askAsOf) {
   }
 }
 
+/** Return facts that an entity heads, facts that lead to it, and how many there are of both. */
 async function factsOf({ key }) {
   const { body } = await api.read(`entities/${encodeURIComponent(key)}`);
-  return { out: body.out, into: body.into, count: body.count };
+  const [out, into] = [body.facts_out, body.facts_in ?? { facts: [], count: 0 }];
+  return { out: out.facts, into: into.facts, count: out.count + into.count };
 }

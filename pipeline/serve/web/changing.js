@@ -10,10 +10,12 @@ let back = []; // the steps that take back the last change
 
 /** Return the form of a fact, filled with what it says now. */
 export async function editor(fact, close) {
+  const slot = { head: fact.head.key, relation: fact.relation.key };
   let now = fact;
   let etag = null;
   try {
-    ({ body: now, etag } = await api.read(`facts/${fact.id}`));
+    ({ etag } = await api.read("facts", slot));
+    now = (await api.read(`facts/${fact.id}`)).body;
   } catch {
     // it is gone: sending the form says so
   }
@@ -23,6 +25,7 @@ export async function editor(fact, close) {
     { text: "Cancel", press: close },
     { text: "Delete", className: "remove", press: () => run(made, [deletion(now)], now, etag) },
   ], (values) => run(made, edit(now, values), now, etag));
+  made.anew = () => editor(fact, close);
   return made;
 }
 
@@ -77,7 +80,10 @@ async function run(shown, steps, fact, etag) {
     const what = written ? `Written in ${took}: ${written.text}` : `Deleted in ${took}: ${fact.text}`;
     notice([what, ...superseded.map(({ text }) => `No longer: ${text}`), ...notes]);
   } catch (error) {
-    if (!(error instanceof api.Cancelled)) shown.problem(api.explained(error));
+    if (error instanceof api.Cancelled) return;
+    let form = shown;
+    if (error.status === 412) shown.replaceWith((form = await shown.anew()));
+    form.problem(api.explained(error));
   }
 }
 

@@ -43,20 +43,20 @@ export function row(fact, open) {
     known ? element("span", { className: "about" }, known) : null,
   );
   const item = element("li", {}, button);
-  let editor = null;
   const close = () => {
-    editor?.remove();
-    editor = null;
+    item.querySelector("form")?.remove();
     button.setAttribute("aria-expanded", "false");
     button.focus();
   };
+  item.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && item.querySelector("form")) close();
+  });
   button.addEventListener("click", async () => {
-    if (editor) return close();
+    if (button.getAttribute("aria-expanded") === "true") return close();
     button.setAttribute("aria-expanded", "true");
-    editor = await open(fact, close);
-    editor.addEventListener("keydown", (event) => event.key === "Escape" && close());
-    item.append(editor);
-    const first = editor.querySelector("input");
+    const opened = await open(fact, close);
+    item.append(opened);
+    const first = opened.querySelector("input");
     first.focus();
     first.select();
   });
