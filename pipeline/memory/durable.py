@@ -50,6 +50,7 @@ class DurableMemory(KnowledgeMemory):
     _lock: FolderLock
     _generation: Generation
     _sync: str
+    _version: int
     _changed: int
     """Facts that were changed since the last merge began."""
     _merging: Merging | None = None
@@ -99,7 +100,7 @@ class DurableMemory(KnowledgeMemory):
             lock.close()
             raise
         memory.folder, memory._lock, memory._journal = folder, lock, journal
-        memory._generation, memory._sync = generation, sync
+        memory._generation, memory._sync, memory._version = generation, sync, journal.next
         return memory
 
     def upsert(
@@ -156,6 +157,7 @@ class DurableMemory(KnowledgeMemory):
             if self._journal.next != number:
                 self._journal.refuse("a change was interrupted")
             raise
+        self._version = self._journal.next
         self._changed += len(change.written) + len(change.removed)
         after = self.settings.merge_after
         if after and self._changed >= max(after, len(self) // SHARE) and self.settings.layout == "factored":
@@ -167,8 +169,11 @@ class DurableMemory(KnowledgeMemory):
 
     @property
     def version(self) -> int:
-        """A number that grows with every change, also over merges and restarts."""
-        return self._journal.next
+        """A number that grows with every change, also over merges and restarts.
+
+        What is looked up after it was read holds every change that it counts.
+        """
+        return self._version
 
     @property
     def journal(self) -> Journal:

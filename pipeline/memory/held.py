@@ -116,9 +116,21 @@ class HeldFacts:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let no other thread change the memory inside this block, in which it may be changed and looked up."""
+        """Let no other thread change the memory inside this block, in which it may be changed."""
         with self._writing:
             yield
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Let the memory stay as it is inside this short block, in which it is only looked up."""
+        with self._state:
+            yield
+
+    def page(self, start: int, count: int) -> list[int]:
+        """Return the first `count` ids from `start` on of facts that hold, ascending."""
+        with self._state:
+            found: list[int] = (np.flatnonzero(self._facts.alive[start:])[:count] + start).tolist()
+        return found
 
     def holds(self, row: int) -> bool:
         """Return whether the fact with the id `row` holds."""
@@ -126,7 +138,7 @@ class HeldFacts:
             return self._facts.holds(row)
 
     def keys_held(self, block: int) -> Iterator[Key]:
-        """Yield the stable keys of the facts that hold, looked up `block` at a time; nothing may be changed."""
+        """Yield the keys of the facts that hold, `block` at a time; for a view, which stays as it is."""
         for triples in self._facts.held(block):
             for start in range(0, len(triples), block):
                 yield from map(self._keys_of, triples[start : start + block].tolist())

@@ -27,11 +27,11 @@ def history(memory: KnowledgeMemory, head: str, relation: str) -> list[Stretch]:
     A memory doesn't record what gave way to what, only when; facts that were deleted are not in it.
 
     Args:
-        memory: to be looked up, or a view of it.
+        memory: to be looked up; a view of a date doesn't know the rest.
         head: stable key of the slot's head.
         relation: stable key of its relation.
     """
-    with memory.alone():
+    with memory.still():
         keys = memory.recorded(head, relation)
         rows = {key: row for key in keys if (row := memory.known(key)) is not None}
         told = [(rows[key], period) for key in rows for period in memory.periods(key)]
@@ -64,6 +64,6 @@ def everything(memory: KnowledgeMemory) -> Iterator[Fact]:
 
 def slot_state(memory: KnowledgeMemory, head: str, relation: str) -> list[tuple[Key, tuple[Period, ...]]]:
     """Return what is recorded of a slot: equal as long as it isn't changed, also after a restart."""
-    with memory.alone():
+    with memory.still():
         keys = memory.recorded(head, relation)
         return sorted((key, tuple(memory.periods(key))) for key in keys)

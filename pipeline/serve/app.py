@@ -5,6 +5,8 @@ from importlib.util import find_spec
 
 from fastapi import FastAPI
 
+from pipeline.serve import refusals
+from pipeline.serve.limits import Guard
 from pipeline.serve.service import Service
 
 ROOMS = "chat", "editing", "page"
@@ -14,6 +16,8 @@ ROOMS = "chat", "editing", "page"
 def create_app(service: Service) -> FastAPI:
     """Return the application that serves `service`."""
     app = FastAPI(title="Living memory", docs_url=None, redoc_url=None)
+    refusals.install(app)
+    app.add_middleware(Guard, token=service.token, settings=service.settings)
     for room in ROOMS:
         name = f"{__package__}.{room}"
         if find_spec(name) is not None:

@@ -1,9 +1,11 @@
 """Answers the questions of many clients: one thread owns the model."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
+from typing import Any
 
 from pipeline.serve.session import Answer, Session
 from pipeline.serve.settings import Serve
@@ -46,6 +48,7 @@ class Engine:
     def __init__(self, session: Session, settings: Serve) -> None:
         self._session, self._settings = session, settings
         self._asked: SimpleQueue[Ticket] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self._ended = Event()
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -65,6 +68,21 @@ class Engine:
         self._asked.put(ticket)
         return ticket
 
+    def run(self, work: Callable[[], Any]) -> "Future[Any]":
+        """Let the thread that owns the model do `work`, between two steps of its answers.
+
+        Raises:
+            BusyError: too many wait.
+            ClosedError: the engine is ending.
+        """
+        if self._ended.is_set():
+            raise ClosedError
+        if self._work.qsize() >= self._settings.waiting:
+            raise BusyError
+        done: Future[Any] = Future()
+        self._work.put((work, done))
+        return done
+
     def close(self) -> None:
         """Let what was asked end, and take no further question."""
         self._ended.set()
@@ -72,8 +90,9 @@ class Engine:
 
     def _run(self) -> None:
         while not (self._ended.is_set() and self._asked.empty()):
+            self._do_work()
             try:
-                ticket = self._asked.get(timeout=0.1)
+                ticket = self._asked.get(timeout=0.02)
             except Empty:
                 continue
             if ticket.cancelled.is_set():
@@ -83,3 +102,11 @@ class Engine:
             except Exception as error:
                 found = error
             ticket.told(found)
+
+    def _do_work(self) -> None:
+        while not self._work.empty():
+            work, done = self._work.get()
+            try:
+                done.set_result(work())
+            except Exception as error:
+                done.set_exception(error)

@@ -46,7 +46,7 @@ class Token:
         return cls(sha256(text.encode()).digest(), made)
 
     def allows(self, authorization: str | None) -> bool:
-        """Return whether a header `Authorization` gives this token, in a time that doesn't tell how nearly."""
+        """Return whether a header `Authorization` gives this token, in a time that doesn't tell how near."""
         scheme, _, given = (authorization or "").partition(" ")
         digest = sha256(given.strip().encode("utf-8", "surrogateescape")).digest()
         return hmac.compare_digest(digest, self._digest) and scheme.casefold() == "bearer"
@@ -71,7 +71,7 @@ def token(host: str, file: Path | None, place: Path, environment: Mapping[str, s
         return Token.of(_read(file))
     if not is_loopback(host):
         raise UserError(
-            f"serve.host is {host!r}, which other machines can reach, so writing needs a token that you choose: "
+            f"serve.host is {host!r}, which other machines can reach, so writing needs a token of yours: "
             f"set the variable {VARIABLE}, or serve.token_file to a file that holds one"
         )
     text = secrets.token_urlsafe(BYTES)

@@ -6,6 +6,7 @@ from threading import RLock
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.statements import Editor
 from pipeline.serve.engine import Engine
+from pipeline.serve.security import Token, token
 from pipeline.serve.session import Session
 from pipeline.serve.settings import Serve
 
@@ -21,6 +22,8 @@ class Service:
     editor: Editor
     """What names mean. Hold `naming` while you use it: it remembers what it has seen."""
     engine: Engine
+    token: Token
+    """What a client must send to write."""
     naming: RLock = field(default_factory=RLock)
 
     @classmethod
@@ -28,20 +31,22 @@ class Service:
         """Return the service of `settings`, whose engine has begun.
 
         Raises:
-            UserError: the adapter, the facts or the memory are missing or damaged, or another process writes
-                to the memory.
+            UserError: the adapter, the facts or the memory are missing or damaged, another process writes to
+                the memory, or other machines could reach a server without a token of yours.
         """
+        place = settings.memory.with_name(f"{settings.memory.name}.token")
+        writing = token(settings.host, settings.token_file, place)
         session = Session.open(
             settings.adapter, settings.memory, settings.facts, write=True, sync=settings.sync
         )
         memory = session.system.memory
         assert isinstance(memory, DurableMemory)
-        return cls(settings, session, memory, session.editor, Engine(session, settings))
+        return cls(settings, session, memory, session.editor, Engine(session, settings), writing)
 
     @property
     def version(self) -> int:
         """A number that grows with every change that was acknowledged."""
-        return self.memory.journal.next
+        return self.memory.version
 
     def close(self) -> None:
         """Let running answers end, turn others away, and let other processes write to the memory."""

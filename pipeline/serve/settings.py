@@ -40,14 +40,50 @@ class Serve:
     fast: bool
     """Whether a question that is alone is answered by what torch compiles and a GPU records."""
 
+    names: list[str]
+    """Names that the server may be called by in the Host header, besides localhost and addresses."""
+    body_bytes: int
+    """Bytes of a body at most, however it comes."""
+    import_bytes: int
+    """Bytes of a body of facts, one a line, at most."""
+    import_facts: int
+    """Facts of such a body that are written at once: all of them, or none."""
+    page: int
+    """Facts, or entities, that one answer lists at most."""
+    writes_per_second: float
+    """Changes that a client may make in the long run; more are turned away with 429."""
+    writes_at_once: int
+    """Changes that a client may make at once after a pause."""
+    questions_per_second: float
+    """Questions and searches that a client may send in the long run; more are turned away with 429."""
+    questions_at_once: int
+    """Questions and searches that a client may send at once after a pause."""
+    clients: int
+    """Clients whose rates are kept in mind; those that came longest ago are forgotten first."""
+    repeats: int
+    """Idempotency keys that are remembered; the oldest are forgotten first."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"serve.port must be from 0 to 65535, not {self.port}")
         if self.sync not in POLICIES:
             raise ValueError(f"serve.sync must be one of {', '.join(POLICIES)}, not {self.sync!r}")
-        for name in ("batch", "retry_after"):
+        least = (
+            "batch",
+            "retry_after",
+            "body_bytes",
+            "import_bytes",
+            "import_facts",
+            "page",
+            "clients",
+            "repeats",
+        )
+        for name in (*least, "writes_at_once", "questions_at_once"):
             if getattr(self, name) < 1:
                 raise ValueError(f"serve.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("writes_per_second", "questions_per_second"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"serve.{name} must be larger than 0, not {getattr(self, name)}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"serve.threads must be at least 1, not {self.threads}")
         for name in ("waiting", "grace"):

@@ -1,0 +1,51 @@
+"""Finds the facts that the model would read for a text."""
+
+from concurrent.futures import TimeoutError as LateError
+
+import torch
+
+from pipeline.memory.store import KnowledgeMemory
+from pipeline.serve.engine import BusyError, ClosedError
+from pipeline.serve.refusals import Refusal
+from pipeline.serve.service import Service
+
+PATIENCE = 60.0
+"""Seconds after which a search that the model doesn't come to is given up."""
+
+
+def found(service: Service, memory: KnowledgeMemory, text: str, n: int) -> list[tuple[int, float]]:
+    """Return the n facts that fit a text best with their scores in nats, best first.
+
+    The thread that owns the model does it, between two steps of its answers.
+
+    Args:
+        service: whose model is asked.
+        memory: to be searched, the service's or a view of it.
+        text: what to look for.
+        n: facts at most; there are no more than the search's own N.
+
+    Raises:
+        Refusal: too much waits, or the server is ending.
+    """
+    system = service.session.system
+    asked = " ".join(text.split())
+
+    def search() -> list[tuple[int, float]]:
+        if not len(memory) or not asked:
+            return []
+        held, system.memory = system.memory, memory
+        try:
+            with torch.no_grad():
+                candidates = system.found([asked])
+        finally:
+            system.memory = held
+        pairs = zip(candidates.facts[0].tolist(), candidates.scores[0].tolist(), strict=True)
+        return sorted((pair for pair in pairs if pair[0] >= 0), key=lambda pair: -pair[1])[:n]
+
+    later = {"Retry-After": str(service.settings.retry_after)}
+    try:
+        return list(service.engine.run(search).result(PATIENCE))
+    except BusyError:
+        raise Refusal(429, "too many searches wait", code="too_many", headers=later) from None
+    except (ClosedError, LateError):
+        raise Refusal(503, "the server can't search now", code="unavailable", headers=later) from None
