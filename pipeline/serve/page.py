@@ -43,6 +43,8 @@ class Status(BaseModel):
     facts: int = Field(description="Facts that the memory holds.", examples=[42])
     version: int = Field(description="Grows with every acknowledged change.", examples=[17])
     resident_bytes: int = Field(description="Main memory that the process takes.", examples=[734003200])
+    running: int = Field(description="Questions that are being answered.", examples=[1])
+    waiting: int = Field(description="Questions that wait for a place.", examples=[0])
 
 
 class Page:
@@ -87,7 +89,12 @@ def routes(service: Service) -> APIRouter:
     @router.get("/status", tags=["server"])
     def status() -> Status:
         """Return what the server holds and does right now."""
-        resident = process.memory_info().rss
-        return Status(facts=len(service.memory), version=service.version, resident_bytes=resident)
+        return Status(
+            facts=len(service.memory),
+            version=service.version,
+            resident_bytes=process.memory_info().rss,
+            running=service.engine.running,
+            waiting=service.engine.waiting,
+        )
 
     return router

@@ -7,14 +7,17 @@ const UNSURE = 0.5;
 const LONG = 60;
 const TIMES = { waiting: "waiting", finding: "finding", first_token: "first token", total: "total" };
 
+let listed = ""; // the facts that are shown
+
 /** Make place for the answer to a question. */
 export function begin(question, asOf) {
   at("result").hidden = false;
   at("answer").setAttribute("aria-busy", "true");
-  at("answer").classList.remove("refused");
+  at("answer").classList.remove("refused", "doubtful");
   at("asked").textContent = asOf ? `${question} (as of ${asOf})` : question;
   for (const id of ["text", "note"]) at(id).textContent = "";
   for (const id of ["timing", "read", "none"]) at(id).replaceChildren();
+  listed = "";
 }
 
 /** Show the words that have come so far. */
@@ -32,7 +35,8 @@ export function say(text) {
 export function show({ facts, refusal, refused, milliseconds }, editor) {
   at("answer").classList.toggle("refused", refused);
   at("read-title").textContent = refused ? "Facts it looked at" : "Facts it read";
-  if (!at("read").querySelector("form")) at("read").replaceChildren(...facts.map((fact) => row(fact, editor)));
+  if (JSON.stringify(facts) !== listed) at("read").replaceChildren(...facts.map((fact) => row(fact, editor)));
+  listed = JSON.stringify(facts);
   const weight = element("span", { className: "weight" }, percent(refusal));
   const none = facts.length ? "Probability that no fact answers" : "No fact was found";
   at("none").replaceChildren(element("span", {}, none), weight, bar(refusal));
@@ -53,6 +57,7 @@ export function conclude({ refused, refusal, facts }, asOf) {
   if (refused) note = `No fact in memory answers this${asOf ? ` as of ${asOf}` : ""}, so it doesn't guess.`;
   else if (refusal >= UNSURE) note = `Doubtful: most likely no fact answers this. Read from ${read}.`;
   at("note").textContent = note;
+  at("answer").classList.toggle("doubtful", !refused && refusal >= UNSURE);
   return note;
 }
 

@@ -19,8 +19,10 @@ export function explained(error) {
   if (!(error instanceof Refused)) return "The server can't be reached. Is it still running?";
   const { status, message, after } = error;
   if (status === 401 || status === 403) return `The server didn't take the write token. ${message}`;
-  if (status === 409) return `This can't be done beside another change that is under way. Try again. ${message}`;
-  if (status === 412) return "Someone else changed this in the meantime. What it says now is shown; look, and try again.";
+  if (status === 409)
+    return `This can't be done beside another change that is under way. Try again. ${message}`;
+  if (status === 412)
+    return "Someone else changed this in the meantime. What it says now is shown; look, and try again.";
   if (status === 429) return `The server is busy. Try again${after ? ` in ${after} s` : " in a moment"}.`;
   if (status === 503) return "The server is shutting down.";
   return message;
@@ -41,17 +43,20 @@ export async function refusedBy(response) {
 export async function read(place, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== "");
   const search = new URLSearchParams(given).toString();
-  const response = await fetch(search ? `${place}?${search}` : place, { headers: { Accept: "application/json" } });
+  const response = await fetch(search ? `${place}?${search}` : place, {
+    headers: { Accept: "application/json" },
+  });
   if (!response.ok) throw await refusedBy(response);
   return { body: await response.json(), etag: response.headers.get("ETag") };
 }
 
 /**
- * Change the memory; return what the server said.
+ * Change the memory; return what the server said, and the `milliseconds` that it took.
  *
  * @param {string} method - POST or DELETE.
  * @param {string} place - its path.
- * @param {{body?: object, etag?: string, token: (wrong: boolean) => Promise<string|null>}} options - `etag`: change
+ * @param {{body?: object, etag?: string, token: (wrong: boolean) => Promise<string|null>}} options -
+ *   `etag`: change
  *   only what is still in this state; `token`: asks the user for the write token.
  */
 export async function write(method, place, { body, etag, token }) {
@@ -59,20 +64,27 @@ export async function write(method, place, { body, etag, token }) {
   if (etag) headers["If-Match"] = etag;
   if (body) {
     headers["Content-Type"] = "application/json";
-    headers["Idempotency-Key"] = crypto.randomUUID();
+    headers["Idempotency-Key"] = key();
   }
   for (let wrong = false; ; wrong = true) {
     const known = sessionStorage.getItem(TOKEN) ?? (await token(wrong));
     if (!known) throw new Cancelled();
     headers.Authorization = `Bearer ${known}`;
+    const began = performance.now();
     const response = await fetch(place, { method, headers, body: body && JSON.stringify(body) });
     if (response.ok) {
       sessionStorage.setItem(TOKEN, known);
-      return response.json();
+      return { ...(await response.json()), milliseconds: performance.now() - began };
     }
     if (response.status !== 401) throw await refusedBy(response);
     sessionStorage.removeItem(TOKEN);
   }
+}
+
+/** Return a random name; crypto.randomUUID does it only over TLS and on the machine itself. */
+function key() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /**

@@ -19,12 +19,22 @@ export async function editor(fact, close) {
   } catch {
     // it is gone: sending the form says so
   }
-  const tail = { name: "tail", label: capital(now.relation.label), value: now.tail.label, complete: entities, className: "wide" };
-  const made = form([tail, ...times(now)], [
-    { text: "Save", className: "main" },
-    { text: "Cancel", press: close },
-    { text: "Delete", className: "remove", press: () => run(made, [deletion(now)], now, etag) },
-  ], (values) => run(made, edit(now, values), now, etag));
+  const tail = {
+    name: "tail",
+    label: capital(now.relation.label),
+    value: now.tail.label,
+    complete: entities,
+    className: "wide",
+  };
+  const made = form(
+    [tail, ...times(now)],
+    [
+      { text: "Save", className: "main" },
+      { text: "Cancel", press: close },
+      { text: "Delete", className: "remove", press: () => run(made, [deletion(now)], now, etag) },
+    ],
+    (values) => run(made, edit(now, values), now, etag),
+  );
   made.anew = () => editor(fact, close);
   return made;
 }
@@ -33,7 +43,12 @@ export async function editor(fact, close) {
 export function newFact() {
   const name = (name, label) => ({ name, label, className: "third" });
   const made = form(
-    [{ ...name("head", "About"), complete: entities }, name("relation", "Relation"), { ...name("tail", "Is"), complete: entities }, ...times()],
+    [
+      { ...name("head", "About"), complete: entities },
+      name("relation", "Relation"),
+      { ...name("tail", "Is"), complete: entities },
+      ...times(),
+    ],
     [{ text: "Write it", className: "main" }],
     (values) => run(made, [writing(values, true)], values, null),
   );
@@ -60,11 +75,12 @@ export async function undo() {
   }
 }
 
-/** Carry out the steps of a change of a fact's slot; tell what they did, and remember how it is taken back. */
+/**
+ * Carry out the steps of a change of a fact's slot; tell what they did, and remember how it is taken back.
+ */
 async function run(shown, steps, fact, etag) {
   try {
     const before = await held(fact);
-    const began = performance.now();
     const done = [];
     for (const step of steps) {
       try {
@@ -75,7 +91,7 @@ async function run(shown, steps, fact, etag) {
       }
     }
     back = undoing(done, before);
-    const took = `${(performance.now() - began).toFixed(0)} ms`;
+    const took = `${done.reduce((sum, { milliseconds }) => sum + milliseconds, 0).toFixed(0)} ms`;
     const { written, superseded = [], notes = [] } = done.at(-1);
     const what = written ? `Written in ${took}: ${written.text}` : `Deleted in ${took}: ${fact.text}`;
     notice([what, ...superseded.map(({ text }) => `No longer: ${text}`), ...notes]);

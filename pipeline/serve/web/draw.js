@@ -12,7 +12,8 @@ const ARROW = 7;
  *
  * @param {HTMLElement} place
  * @param {object[]} facts - with a `weight` where an answer was read from it.
- * @param {{focus: string, said: string, press: (entity: object) => void}} options - `focus` and `said`: keys of the
+ * @param {{focus: string, said: string, press: (entity: object) => void}} options - `focus` and `said`:
+ *   keys of the
  *   entity that it is about, and of the one that was answered.
  */
 export function drawGraph(place, facts, { focus, said, press }) {
@@ -25,7 +26,9 @@ export function drawGraph(place, facts, { focus, said, press }) {
     "aria-label": "Graph of entities; each can be pressed to see its facts",
   });
   const read = ({ weight }) => weight !== undefined;
-  for (const { fact, path, arrow } of made.edges.toSorted((a, b) => Number(read(a.fact)) - Number(read(b.fact)))) {
+  for (const { fact, path, arrow } of made.edges.toSorted(
+    (a, b) => Number(read(a.fact)) - Number(read(b.fact)),
+  )) {
     const classes = read(fact) ? " read" : "";
     const line = drawn("path", { class: `edge${classes}`, d: path }, drawn("title", {}, fact.text));
     if (read(fact)) line.style.strokeWidth = `${1.25 + 3 * fact.weight}px`;
@@ -75,13 +78,24 @@ export function drawTimeline(place, values, { at, press }) {
       { className: value.holds ? "holds" : "" },
       element(
         "button",
-        { type: "button", onclick: () => press(date), "aria-label": `${value.tail.label}, ${when}: ask as of ${date || "today"}` },
-        element("span", { className: "value" }, element("span", {}, value.tail.label), element("span", {}, when)),
+        {
+          type: "button",
+          onclick: () => press(date),
+          "aria-label": `${value.tail.label}, ${when}: ask as of ${date || "today"}`,
+        },
+        element(
+          "span",
+          { className: "value" },
+          element("span", {}, value.tail.label),
+          element("span", {}, when),
+        ),
         element("span", { className: "span" }, filled, marker(made.at)),
       ),
     );
   });
-  const marks = made.marks.map(({ x, text }) => placed(element("span", { className: side(x, place.clientWidth) }, text), x));
+  const marks = made.marks.map(({ x, text }) =>
+    placed(element("span", { className: side(x, place.clientWidth) }, text), x),
+  );
   place.replaceChildren(
     element("ol", {}, ...rows),
     element("div", { className: "marks", "aria-hidden": "true" }, ...marks),

@@ -8,7 +8,7 @@ export function percent(share) {
   if (share === 0 || share === 1) return `${100 * share} %`;
   if (share >= 0.9995) return "> 99.9 %";
   if (share < 0.0005) return "< 0.1 %";
-  return `${(100 * share).toFixed(share >= 0.1 ? 0 : 1)} %`;
+  return `${(100 * share).toFixed(share >= 0.1 && share < 0.99 ? 0 : 1)} %`;
 }
 
 /** Return a bar that is filled to a share. */
@@ -20,12 +20,17 @@ export function bar(share) {
 
 /** Return what is known about a fact: when it holds, who says so, which fact led to it. */
 export function about(fact) {
-  const parts = [spoken(fact.start, fact.end), fact.source && `source: ${fact.source}`, fact.via && `by way of: ${fact.via.text}`];
+  const parts = [
+    spoken(fact.start, fact.end),
+    fact.source && `source: ${fact.source}`,
+    fact.via && `by way of: ${fact.via.text}`,
+  ];
   return parts.filter(Boolean).join(" · ");
 }
 
 /**
- * Return a row for a fact; pressing it opens the editor that `open` makes below it, pressing it again closes it.
+ * Return a row for a fact; pressing it opens the editor that `open` makes below it, pressing it again closes
+ * it.
  *
  * @param {object} fact - with a `weight` where an answer was read from it.
  * @param {(fact: object, close: () => void) => Promise<HTMLElement>} open
@@ -35,10 +40,15 @@ export function row(fact, open) {
   const button = element(
     "button",
     { type: "button", className: "fact", "aria-expanded": "false", "data-fact": fact.id },
-    element("span", {}, fact.text),
+    element("span", { dir: "auto" }, fact.text),
     fact.weight === undefined
       ? null
-      : element("span", { className: "weight" }, element("span", { className: "hidden" }, "weight "), percent(fact.weight)),
+      : element(
+          "span",
+          { className: "weight" },
+          element("span", { className: "hidden" }, "weight "),
+          percent(fact.weight),
+        ),
     fact.weight === undefined ? null : bar(fact.weight),
     known ? element("span", { className: "about" }, known) : null,
   );
@@ -66,7 +76,8 @@ export function row(fact, open) {
 /**
  * Return a form for a fact.
  *
- * @param {object[]} fields - {name, label, value, date?, complete?, className}; `complete` gives, for what was typed,
+ * @param {object[]} fields - {name, label, value, date?, complete?, className}; `complete` gives, for what
+ *   was typed,
  *   the {value, label} that may be meant.
  * @param {object[]} buttons - {text, className?, press?}; one without `press` submits.
  * @param {(values: object) => Promise<void>} submit - gets what was filled in.
@@ -78,7 +89,17 @@ export function form(fields, buttons, submit) {
     { className: "editor", noValidate: true },
     ...fields.map(fieldOf),
     problem,
-    element("div", { className: "actions" }, ...buttons.map(({ text, className = "", press }) => element("button", { type: press ? "button" : "submit", className, onclick: press ?? (() => {}) }, text))),
+    element(
+      "div",
+      { className: "actions" },
+      ...buttons.map(({ text, className = "", press }) =>
+        element(
+          "button",
+          { type: press ? "button" : "submit", className, onclick: press ?? (() => {}) },
+          text,
+        ),
+      ),
+    ),
   );
   made.problem = (text) => {
     problem.textContent = text;
@@ -90,7 +111,9 @@ export function form(fields, buttons, submit) {
     const wrong = inputs.filter((input) => !valid(input));
     for (const input of inputs) input.setAttribute("aria-invalid", String(wrong.includes(input)));
     if (wrong.length) {
-      made.problem(wrong[0].dataset.date ? "Write a date as 2020, 2020-05 or 2020-05-17." : "This can't be empty.");
+      made.problem(
+        wrong[0].dataset.date ? "Write a date as 2020, 2020-05 or 2020-05-17." : "This can't be empty.",
+      );
       wrong[0].focus();
       return;
     }
@@ -104,15 +127,27 @@ let count = 0;
 
 function fieldOf({ name, label, value = "", date = false, complete, className, required = !date }) {
   const id = `field-${++count}`;
-  const input = element("input", { id, name, value, autocomplete: "off", maxLength: 300, spellcheck: false, required });
-  if (date) Object.assign(input, { pattern: PATTERN, placeholder: "unknown", maxLength: 11 }).dataset.date = "true";
+  const input = element("input", {
+    id,
+    name,
+    value,
+    autocomplete: "off",
+    maxLength: 300,
+    spellcheck: false,
+    required,
+  });
+  if (date)
+    Object.assign(input, { pattern: PATTERN, placeholder: "unknown", maxLength: 11 }).dataset.date = "true";
   const list = complete ? element("datalist", { id: `${id}-list` }) : null;
   if (list) {
     input.setAttribute("list", list.id);
-    input.addEventListener("input", later(async () => {
-      const found = input.value.trim() ? await complete(input.value.trim()) : [];
-      list.replaceChildren(...found.map(({ value, label }) => element("option", { value, label })));
-    }));
+    input.addEventListener(
+      "input",
+      later(async () => {
+        const found = input.value.trim() ? await complete(input.value.trim()) : [];
+        list.replaceChildren(...found.map(({ value, label }) => element("option", { value, label })));
+      }),
+    );
   }
   return element("div", { className }, element("label", { for: id }, label), input, ...(list ? [list] : []));
 }

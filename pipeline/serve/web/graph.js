@@ -1,8 +1,10 @@
 /**
  * Where entities and facts stand in a small graph, so that no two labels overlap.
  *
- * With room, heads stand in the middle, what they point to at their right, and what points to them at their left;
- * every entity beside them has a row of its own, and relations are written on the level end of its edges, where
+ * With room, heads stand in the middle, what they point to at their right, and what points to them at their
+ * left;
+ * every entity beside them has a row of its own, and relations are written on the level end of its edges,
+ * where
  * no other edge goes. Without the room (on a phone) each head is followed by its rows, one below the other.
  */
 
@@ -48,7 +50,9 @@ function headsOf(facts, focus) {
   return found;
 }
 
-/** Return each head with its rows; an entity that several heads point to has one row where they are `shared`. */
+/**
+ * Return each head with its rows; an entity that several heads point to has one row where they are `shared`.
+ */
 function grouped(facts, heads, shared) {
   const groups = new Map([...heads].map(([key, head]) => [key, { head, left: [], right: [] }]));
   const rows = new Map();

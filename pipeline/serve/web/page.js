@@ -9,6 +9,7 @@ import { at, element } from "./dom.js";
 
 const EVERY = 5000;
 const EXAMPLES = 3;
+const AMONG = 50;
 let asking = null; // aborts the question under way
 let model = "";
 
@@ -17,7 +18,8 @@ async function ask(question) {
   asking?.abort();
   problem("");
   if (!question) return problem("Ask something first.", at("question"));
-  if (asOf && months(asOf) === null) return problem("Write the date as 2020, 2020-05 or 2020-05-17.", at("as-of"));
+  if (asOf && months(asOf) === null)
+    return problem("Write the date as 2020, 2020-05 or 2020-05-17.", at("as-of"));
   const own = (asking = new AbortController());
   at("send").textContent = "Stop";
   begin(question, asOf);
@@ -53,7 +55,8 @@ function askAsOf(date) {
 function problem(text, place = null) {
   at("problem").textContent = text;
   at("problem").hidden = !text;
-  for (const input of [at("question"), at("as-of")]) input.setAttribute("aria-invalid", String(input === place));
+  for (const input of [at("question"), at("as-of")])
+    input.setAttribute("aria-invalid", String(input === place));
   place?.focus();
 }
 
@@ -71,7 +74,9 @@ async function state() {
       waiting: body.waiting,
     };
     at("status").replaceChildren(
-      ...Object.entries(shown).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))),
+      ...Object.entries(shown).map(([name, value]) =>
+        element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
+      ),
     );
   } catch {
     at("status").replaceChildren(element("div", {}, element("dd", {}, "The server can't be reached.")));
@@ -80,8 +85,12 @@ async function state() {
 
 /** Offer questions that the memory can answer. */
 async function examples() {
-  const { body } = await api.read("facts", { limit: EXAMPLES });
-  for (const { head, relation } of body.facts) {
+  const { body } = await api.read("facts", { limit: AMONG });
+  const chosen = [];
+  const others = (fact) =>
+    chosen.every(({ head, relation }) => head.key !== fact.head.key && relation.key !== fact.relation.key);
+  for (const fact of body.facts) if (chosen.length < EXAMPLES && others(fact)) chosen.push(fact);
+  for (const { head, relation } of chosen) {
     const question = `What is the ${relation.label} of ${head.label}?`;
     const press = () => {
       at("question").value = question;

@@ -10,7 +10,8 @@ const MARGIN = 0.08;
 /**
  * Return a bar for each value, and the dates below them.
  *
- * Places are shares of the width, from 0 to 1. A bar whose start (end) isn't known goes to the edge and is
+ * Where no date is known there are no dates below. Places are shares of the width, from 0 to 1. A bar whose
+ * start (end) isn't known goes to the edge and is
  * `open.start` (`open.end`).
  *
  * @param {object[]} values - {start, end}, dates or empty.
@@ -20,7 +21,9 @@ const MARGIN = 0.08;
  */
 export function layout(values, at, room) {
   const now = months(at) ?? months(today());
-  const known = values.flatMap(({ start, end }) => [months(start), months(end)]).filter((date) => date !== null);
+  const known = values
+    .flatMap(({ start, end }) => [months(start), months(end)])
+    .filter((date) => date !== null);
   let [from, until] = [Math.min(...known, now), Math.max(...known, now)];
   const widen = Math.max((until - from) * MARGIN, (LEAST - (until - from)) / 2);
   [from, until] = [from - widen, until + widen];
@@ -28,9 +31,14 @@ export function layout(values, at, room) {
   const bars = values.map((value) => {
     const [start, end] = [months(value.start), months(value.end)];
     const x = start === null ? 0 : place(start);
-    return { value, x, width: (end === null ? 1 : place(end)) - x, open: { start: start === null, end: end === null } };
+    return {
+      value,
+      x,
+      width: (end === null ? 1 : place(end)) - x,
+      open: { start: start === null, end: end === null },
+    };
   });
-  const found = ticks(from, until, Math.max(1, Math.floor(room / TICK)));
+  const found = known.length ? ticks(from, until, Math.max(1, Math.floor(room / TICK))) : [];
   const plain = found.every((date) => date % 12 === 0);
   const marks = found.map((date) => ({ x: place(date), text: written(date, plain) }));
   return { bars, marks, at: place(now) };
