@@ -19,8 +19,7 @@ export function writing({ head, relation, tail, start = "", end = "", source = "
  * Return the steps that let a fact say what was filled in: {tail, start, end, source}.
  *
  * Another tail supersedes the fact. A bound or a source that is no longer known can only be forgotten by
- * deleting
- * the fact and writing it anew, since writing keeps what isn't given.
+ * deleting the fact and writing it anew, since writing keeps what isn't given.
  */
 export function edit(fact, values) {
   const tail = values.tail === fact.tail.label ? fact.tail : values.tail;

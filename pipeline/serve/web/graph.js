@@ -2,10 +2,9 @@
  * Where entities and facts stand in a small graph, so that no two labels overlap.
  *
  * With room, heads stand in the middle, what they point to at their right, and what points to them at their
- * left;
- * every entity beside them has a row of its own, and relations are written on the level end of its edges,
- * where
- * no other edge goes. Without the room (on a phone) each head is followed by its rows, one below the other.
+ * left; every entity beside them has a row of its own, and relations are written on the level end of its
+ * edges, where no other edge goes. Without the room (on a phone) each head is followed by its rows, one below
+ * the other.
  */
 
 import { fitted } from "./dom.js";
@@ -111,7 +110,8 @@ function columns(groups, gap, width) {
         const from = places.get(middle);
         const [y, level] = [from.y + BOX / 2, row.box.y + BOX / 2];
         if (row.side === "right") {
-          const path = `M${from.x + from.width} ${y}H${end}${bend(end, y, end + gap, level)}H${right - ARROW}`;
+          const curve = bend(end, y, end + gap, level);
+          const path = `M${from.x + from.width} ${y}H${end}${curve}H${right - ARROW}`;
           return { fact, path, arrow: { x: right, y: level } };
         }
         const [out, flatEnd] = [size.left, size.left + flat.left];
@@ -140,7 +140,8 @@ function tree(groups, room, width) {
       labels.push({ text, x: (STEM + left) / 2, y: level - 6 });
       for (const { fact } of row.facts) {
         const inward = row.side === "left";
-        const path = `M${STEM} ${stem}V${level}${inward ? `M${STEM + ARROW} ${level}H${left}` : `H${left - ARROW}`}`;
+        const across = inward ? `M${STEM + ARROW} ${level}H${left}` : `H${left - ARROW}`;
+        const path = `M${STEM} ${stem}V${level}${across}`;
         edges.push({ fact, path, arrow: { x: inward ? STEM : left, y: level, back: inward } });
       }
       top += ROW;

@@ -11,8 +11,7 @@ const MARGIN = 0.08;
  * Return a bar for each value, and the dates below them.
  *
  * Where no date is known there are no dates below. Places are shares of the width, from 0 to 1. A bar whose
- * start (end) isn't known goes to the edge and is
- * `open.start` (`open.end`).
+ * start (end) isn't known goes to the edge and is `open.start` (`open.end`).
  *
  * @param {object[]} values - {start, end}, dates or empty.
  * @param {string} at - the date that is asked for; empty for today.
