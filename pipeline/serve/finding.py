@@ -5,9 +5,9 @@ from concurrent.futures import TimeoutError as LateError
 import torch
 
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.serve.engine import BusyError, ClosedError
 from pipeline.serve.refusals import Refusal
 from pipeline.serve.service import Service
+from pipeline.serve.tickets import BusyError, ClosedError
 
 PATIENCE = 60.0
 """Seconds after which a search that the model doesn't come to is given up."""

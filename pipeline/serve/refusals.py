@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from pipeline.config import UserError
+from pipeline.memory.journal import JournalError
 
 LONGEST = 500
 """Characters of a message at most."""
@@ -40,6 +41,10 @@ REASONS = {
     429: "Too many requests; Retry-After says when to come again.",
     503: "It can't be done now; Retry-After says when to come again.",
 }
+FASTAPIS = "HTTPValidationError"
+"""The form of errors that FastAPI describes by itself."""
+LATER = "60"
+"""Seconds after which a client may try again where the disk failed."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +117,28 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Let every error that a route raises leave `app` in the one form."""
+    """Let every error that a route raises leave `app` in the one form, and the OpenAPI document say so."""
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         return refusal_of(error).response()
 
     for kind in (Refusal, RequestValidationError, HTTPException, UserError, Exception):
         app.add_exception_handler(kind, refused)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        for path in document["paths"].values():
+            for operation in path.values():
+                if FASTAPIS in str(
+                    operation["responses"].get("422")
+                ):  # where a request is invalid, which is 400
+                    del operation["responses"]["422"]
+        for name in (FASTAPIS, "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def refusal_of(error: Exception) -> Refusal:
@@ -131,6 +151,10 @@ def refusal_of(error: Exception) -> Refusal:
         told = error.detail if isinstance(error.detail, str) else REASONS.get(error.status_code, "refused")
         code = HTTPStatus(error.status_code).name.lower()
         return Refusal(error.status_code, told, code=code, headers=error.headers)
+    if isinstance(error, JournalError):
+        logger.error("%s", error)
+        told = "the server can't keep changes now; its log says why"
+        return Refusal(503, told, code="unavailable", headers={"Retry-After": LATER})
     if isinstance(error, UserError):
         return Refusal(400, str(error), code="invalid_value")
     logger.error("unexpected error", exc_info=error)

@@ -86,6 +86,11 @@ class Session:
         self._editor = Editor(memory, relation_labels(shared_paths().kv))
 
     @property
+    def fast(self) -> Fast | None:
+        """What answers once `compile` was called."""
+        return self._fast
+
+    @property
     def editor(self) -> Editor:
         """What changes the memory by statements, and knows what names mean."""
         return self._editor
@@ -127,8 +132,8 @@ class Session:
         if isinstance(self._memory, DurableMemory):
             self._memory.close()
 
-    def ask(self, question: str) -> Answer:
-        """Return the answer to `question`.
+    def checked(self, question: str) -> str:
+        """Return a question with single spaces.
 
         Raises:
             UserError: the question is empty or too long, or the memory holds no fact.
@@ -138,11 +143,19 @@ class Session:
             raise UserError('the question is empty; ask something: "What is the capital of France?"')
         if len(question) > LONGEST:
             raise UserError(f"the question has {len(question)} characters; shorten it to {LONGEST}")
-        memory = self.system.memory
-        if not len(memory):
+        if not len(self.system.memory):
             raise UserError(
                 "the memory holds no fact; add one by --upsert, or name a file of them by --facts"
             )
+        return question
+
+    def ask(self, question: str) -> Answer:
+        """Return the answer to `question`.
+
+        Raises:
+            UserError: as `checked`.
+        """
+        question, memory = self.checked(question), self.system.memory
         began = time.perf_counter()
         reply = self._reply(question)
         seconds = time.perf_counter() - began

@@ -37,6 +37,8 @@ class Serve:
     """Seconds that running answers are given to end in when the server is told to stop."""
     threads: int | None
     """Threads that the model computes with; null leaves it to torch, which takes every core."""
+    nice: int
+    """How far those threads give way to all others, on Linux: from 0, not at all, to 19."""
     fast: bool
     """Whether a question that is alone is answered by what torch compiles and a GPU records."""
 
@@ -68,27 +70,17 @@ class Serve:
             raise ValueError(f"serve.port must be from 0 to 65535, not {self.port}")
         if self.sync not in POLICIES:
             raise ValueError(f"serve.sync must be one of {', '.join(POLICIES)}, not {self.sync!r}")
-        least = (
-            "batch",
-            "retry_after",
-            "body_bytes",
-            "import_bytes",
-            "import_facts",
-            "page",
-            "clients",
-            "repeats",
-        )
-        for name in (*least, "writes_at_once", "questions_at_once"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"serve.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.nice <= 19:
+            raise ValueError(f"serve.nice must be from 0 to 19, not {self.nice}")
+        ones = ("batch", "retry_after", "threads", "body_bytes", "import_bytes", "import_facts", "page")
+        more = ("clients", "repeats", "writes_at_once", "questions_at_once")
+        least = dict.fromkeys(ones + more, 1) | {"waiting": 0, "grace": 0}
+        for name, bound in least.items():
+            if (value := getattr(self, name)) is not None and value < bound:
+                raise ValueError(f"serve.{name} must be at least {bound}, not {value}")
         for name in ("writes_per_second", "questions_per_second"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"serve.{name} must be larger than 0, not {getattr(self, name)}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"serve.threads must be at least 1, not {self.threads}")
-        for name in ("waiting", "grace"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"serve.{name} must be at least 0, not {getattr(self, name)}")
 
     @property
     def local(self) -> bool:
