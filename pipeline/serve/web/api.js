@@ -56,8 +56,7 @@ export async function read(place, query = {}) {
  * @param {string} method - POST or DELETE.
  * @param {string} place - its path.
  * @param {{body?: object, etag?: string, token: (wrong: boolean) => Promise<string|null>}} options -
- *   `etag`: change
- *   only what is still in this state; `token`: asks the user for the write token.
+ *   `etag`: change only what is still in this state; `token`: asks the user for the write token.
  */
 export async function write(method, place, { body, etag, token }) {
   const headers = { Accept: "application/json" };

@@ -13,8 +13,7 @@ const ARROW = 7;
  * @param {HTMLElement} place
  * @param {object[]} facts - with a `weight` where an answer was read from it.
  * @param {{focus: string, said: string, press: (entity: object) => void}} options - `focus` and `said`:
- *   keys of the
- *   entity that it is about, and of the one that was answered.
+ *   keys of the entity that it is about, and of the one that was answered.
  */
 export function drawGraph(place, facts, { focus, said, press }) {
   const made = graph.layout(facts, focus, place.clientWidth, widthOf(place));

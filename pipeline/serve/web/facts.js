@@ -77,8 +77,7 @@ export function row(fact, open) {
  * Return a form for a fact.
  *
  * @param {object[]} fields - {name, label, value, date?, complete?, className}; `complete` gives, for what
- *   was typed,
- *   the {value, label} that may be meant.
+ *   was typed, the {value, label} that may be meant.
  * @param {object[]} buttons - {text, className?, press?}; one without `press` submits.
  * @param {(values: object) => Promise<void>} submit - gets what was filled in.
  */
