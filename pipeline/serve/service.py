@@ -6,6 +6,7 @@ from threading import RLock
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.statements import Editor
 from pipeline.serve.engine import Engine
+from pipeline.serve.metrics import Metrics
 from pipeline.serve.security import Token, token
 from pipeline.serve.session import Session
 from pipeline.serve.settings import Serve
@@ -41,7 +42,18 @@ class Service:
         )
         memory = session.system.memory
         assert isinstance(memory, DurableMemory)
-        return cls(settings, session, memory, session.editor, Engine(session, settings), writing)
+        metrics = Metrics()
+        engine = Engine(session, settings, metrics)
+        metrics.watch("waiting", "Questions that wait for a place.", lambda: engine.waiting)
+        metrics.watch("running", "Questions that are being answered.", lambda: engine.running)
+        metrics.watch("facts", "Facts that the memory holds.", lambda: len(memory))
+        metrics.watch("version", "Grows with every change of the memory.", lambda: memory.version)
+        return cls(settings, session, memory, session.editor, engine, writing)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where everything is counted."""
+        return self.engine.metrics
 
     @property
     def version(self) -> int:

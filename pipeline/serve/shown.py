@@ -90,7 +90,7 @@ def unknown(known_by: str) -> Refusal:
 
 def shown(memory: KnowledgeMemory, row: int) -> dict[str, Any]:
     """Return the fields of `ShownFact` of a fact, with the dates that count now."""
-    return _fields(memory.fact(row), memory.text(row))
+    return fact_fields(memory.fact(row), memory.text(row))
 
 
 def shown_at(memory: KnowledgeMemory, row: int, period: Period) -> dict[str, Any]:
@@ -99,7 +99,8 @@ def shown_at(memory: KnowledgeMemory, row: int, period: Period) -> dict[str, Any
     return shown(memory, row) | dates
 
 
-def _fields(fact: Fact, text: str) -> dict[str, Any]:
+def fact_fields(fact: Fact, text: str) -> dict[str, Any]:
+    """Return the fields of `ShownFact` of a fact with its sentence."""
     return {
         "id": fact_id(fact.key),
         "head": {"key": fact.head, "label": fact.head_label},
