@@ -18,6 +18,7 @@ from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.robustness import robustness
 from pipeline.benchmarks.rotate_scale import rotate_scale
+from pipeline.benchmarks.serving import serving
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.streams import streams
 from pipeline.benchmarks.timeline import timeline
@@ -41,6 +42,7 @@ COMMANDS = {
     "relevance": relevance,
     "robustness": robustness,
     "rotate_scale": rotate_scale,
+    "serving": serving,
     "speed": speed,
     "streams": streams,
     "timeline": timeline,

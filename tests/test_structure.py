@@ -65,11 +65,13 @@ MEASUREMENTS = (
     "pipeline.benchmarks.relevance",
     "pipeline.benchmarks.robustness",
     "pipeline.benchmarks.rotate_scale",
+    "pipeline.benchmarks.serving",
     "pipeline.benchmarks.speed",
     "pipeline.benchmarks.streams",
     "pipeline.benchmarks.timeline",
     "pipeline.benchmarks.updates",
     "pipeline.benchmarks.variants",
+    "pipeline.serve.serve",
     "pipeline.trial",
 )
 """Commands outside the DAG that take sections as a stage does."""
@@ -94,6 +96,8 @@ UNTRACKED = {
     "relevance",
     "robustness",
     "rotate_scale",
+    "serve",
+    "serving",
     "speed",
     "streams",
     "timeline",
