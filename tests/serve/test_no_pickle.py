@@ -33,9 +33,7 @@ def names(tree: ast.AST) -> set[str]:
             found |= {node.module.split(".")[0], *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Attribute):
             base = node.value.id if isinstance(node.value, ast.Name) else ""
-            found |= {f"{base}.{node.attr}"} | (
-                {node.attr} - {"eval"}
-            )  # which models have for something else
+            found |= {f"{base}.{node.attr}"} | {node.attr} - {"eval"}  # models have one of their own
         elif isinstance(node, ast.Name):
             found.add(node.id)
         elif isinstance(node, ast.keyword) and node.arg:
