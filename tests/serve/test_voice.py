@@ -45,12 +45,21 @@ def made(world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: Any)
     answers = [session.ask(question) for question in QUESTIONS]
     doubts = sorted(answer.refusal for answer in answers)
     system.null.threshold.fill_(doubts[-2] - 1e-3)
-    # A token that random models say now and then shall end an answer.
-    said = [system.reader.encode([answer.text])[0] for answer in answers if answer.text]
-    ends = [tokens[2] for tokens in said if len(tokens) > 2]
+    # A token that this random model says now and then shall end an answer.
+    ends = [tokens[2] for tokens in said(session).values() if len(tokens) > 2]
     if ends:
         system.reader.stop = max(set(ends), key=ends.count)
     return session
+
+
+def said(session: Session) -> dict[str, list[int]]:
+    """Return the tokens of answers of more than one token."""
+    voice = Voice(session, Metrics(), fast=False)
+    with voice.attached(), torch.no_grad():
+        all_ = running = voice.begin([asked(question, Heard()) for question in QUESTIONS])
+        while running:
+            running = voice.step(running)
+    return {one.ticket.asked.question: one.spoken.tokens for one in all_}
 
 
 class Alone:
@@ -159,8 +168,10 @@ def test_a_question_as_of_a_date_or_with_other_facts_stands_beside_the_others(
 ) -> None:
     session = made(world, lm, encoder)
     memory = session.system.memory
-    session.upsert("Aland | capital | Elsewhere")
-    voice, question = Voice(session, Metrics(), fast=False), QUESTIONS[0]
+    question = QUESTIONS[0]
+    head, relation, tail = session.ask(question).facts[0].key
+    session.upsert(f"{head} | {relation} | {'M1' if tail != 'M1' else 'M0'}")
+    voice = Voice(session, Metrics(), fast=False)
     heard = [Heard(), Heard(), Heard(), Heard()]
     wanted: list[dict[str, Any]] = [{}, {"as_of": "1950"}, {"k": 1}, {"k": 0}]
     with voice.attached(), torch.no_grad():
@@ -185,11 +196,12 @@ def test_an_error_in_the_model_fails_only_the_question_that_it_concerns(
 ) -> None:
     """A hook in the model fails whenever a certain token is in the batch: at reading, then at a step."""
     session = made(world, lm, encoder)
-    system, right = session.system, {question: session.ask(question) for question in QUESTIONS[:6]}
-    said = {question: system.reader.encode([answer.text])[0] for question, answer in right.items()}
+    system, right = session.system, {question: session.ask(question) for question in QUESTIONS}
+    spoken = said(session)
+    common = {token for prompt in system.reader.prompts(QUESTIONS) for token in prompt}
     poison = {}
-    for question, tokens in said.items():
-        others = {token for other in said if other != question for token in said[other]}
+    for question, tokens in spoken.items():
+        others = common.union(*(spoken[other] for other in spoken if other != question))
         if rare := [token for token in tokens[:-1] if token not in others]:
             poison[question] = rare[0]
     assert poison, "some answer has a token that no other has"
