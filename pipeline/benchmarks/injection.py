@@ -104,13 +104,8 @@ def injection(injection: Injection, out: Path) -> None:
     asked = questions(session.system.memory, injection.questions)
     clean = said(session, asked, injection.batch_size)
     rows: list[Row] = []
-    turns = [
-        (seed, place, how)
-        for how in injection.spelled
-        for place in injection.places
-        for seed in injection.seeds
-    ]
-    for seed, place, how in tqdm(turns, desc="injection", unit="turn"):
+    turns = list(product(injection.spelled, injection.places, injection.seeds))
+    for how, place, seed in tqdm(turns, desc="injection", unit="turn"):
         chosen = drawn(asked, attacks, injection.attacked, seed)
         with attacked(session, asked, chosen, place) as reached, spelling(session.system.reader, how):
             found = said(session, asked, injection.batch_size)
@@ -270,9 +265,8 @@ def summed(rows: Sequence[Row], settings: Injection) -> list[Row]:
         figures: Row = {"spelled": how, "place": place, "attacked": hit, "kind": kind, "n": len(found)}
         values = np.array([[row[name] for name in MEASURED] for row in found])
         intervals = bootstrap(values, settings.bootstrap_samples, 0)
-        told.append(
-            figures | {n: i._asdict() for n, i in zip(("followed", "changed", "em"), intervals, strict=True)}
-        )
+        pairs = zip(MEASURED, intervals, strict=True)
+        told.append(figures | {name: interval._asdict() for name, interval in pairs})
     return told
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of injections on the small world: what is attacked, who obeys, and that it leaves no trace."""
+"""The benchmark of injections on the small world: what is attacked, who obeys, and no trace is left."""
 
 import json
 from pathlib import Path
