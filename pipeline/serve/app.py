@@ -2,11 +2,11 @@
 
 from fastapi import FastAPI
 
-from pipeline.serve import chat, editing, health, refusals
+from pipeline.serve import chat, editing, health, page, refusals
 from pipeline.serve.limits import Guard
 from pipeline.serve.service import Service
 
-ROOMS = chat, editing, health
+ROOMS = chat, editing, health, page
 """Modules whose `routes(service)` are served."""
 
 

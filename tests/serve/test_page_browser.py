@@ -19,7 +19,7 @@ pytestmark = [
 
 QUESTION = "What is the official language of Germany?"
 SLOT = "Germany", "official language"
-EVIL = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"
+EVIL = "<img src=x onerror=\"document.title='run'\">"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,9 @@ def test_an_edit_is_answered_with_and_a_deletion_refused(browser: "Browser", ger
         shown.fill("Write token", TOKEN)
         page.get_by_role("button", name="Use it").click()
         shown.noticed("Written in")
-        assert "No longer: The official language of Germany is German." in page.locator("#notice").inner_text()
+        assert (
+            "No longer: The official language of Germany is German." in page.locator("#notice").inner_text()
+        )
         page.keyboard.press("Enter")
         shown.answered()
         assert (shown.answer, shown.read) == ("Sorbian", ["The official language of Germany is Sorbian."])
@@ -198,7 +200,11 @@ def test_the_past_is_asked(browser: "Browser", site: Site) -> None:
         shown.ask("What is the capital of Brazil?")
         assert shown.answer == "Brasília"
         bars = page.locator("#timeline li")
-        assert [text.split("\n")[0] for text in bars.all_inner_texts()] == ["Salvador", "Rio de Janeiro", "Brasília"]
+        assert [text.split("\n")[0] for text in bars.all_inner_texts()] == [
+            "Salvador",
+            "Rio de Janeiro",
+            "Brasília",
+        ]
         assert page.locator("#timeline .holds").inner_text().startswith("Brasília")
         bars.nth(1).get_by_role("button").click()
         page.locator("#asked", has_text="as of 1763").wait_for()

@@ -34,7 +34,9 @@ def test_the_colours_can_be_told_apart(form: str) -> None:
     wanted += [(mark, ground, 3.0) for mark, ground in product(("edge", "accent"), GROUNDS)]
     wanted += [("accent", "line", 3.0)]
     found = {(a, b): contrast(colours[a], colours[b]) for a, b, _ in wanted}
-    assert {pair: found[pair] for *pair_, least in wanted if found[pair := (pair_[0], pair_[1])] < least} == {}
+    assert {
+        pair: found[pair] for *pair_, least in wanted if found[pair := (pair_[0], pair_[1])] < least
+    } == {}
 
 
 def test_contrast_is_that_of_wcag() -> None:
