@@ -32,7 +32,7 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""No inline script or style, nothing from elsewhere, and no text that is made into HTML, not even by mistake."""
+"""No inline script or style, nothing from elsewhere, and no text that is made into HTML by mistake."""
 
 
 class Status(BaseModel):

@@ -1,4 +1,4 @@
-"""The page in a browser: ask, edit, ask again, delete, ask again; by mouse and by keyboard; nothing foreign runs."""
+"""The page in a browser: ask, edit, ask again, delete, ask again; by mouse, by keyboard, on a phone."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -323,7 +323,8 @@ OVERLAPS = """() => {
   const places = [...document.querySelectorAll("#graph .node rect, #graph text.small")]
     .map(e => [e.parentNode.textContent, e.getBoundingClientRect()]);
   return places.flatMap(([text, a], at) => places.slice(at + 1).filter(([, b]) =>
-    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom).map(([other]) => [text, other]));
+    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)
+    .map(([other]) => [text, other]));
 }"""
 
 
