@@ -89,9 +89,8 @@ class Reader:
         """Return the token ids of the prompts of `questions`; see `tokens`."""
         before = facts or [""] * len(questions)
         shape = form or self.settings.prompt
-        return self.encode(
-            [shape.format(question=q, facts=f) for q, f in zip(questions, before, strict=True)]
-        )
+        pairs = zip(questions, before, strict=True)
+        return self._spelling.filled(shape, [{"question": q, "facts": f} for q, f in pairs])
 
     def continued(self, starts: Sequence[str], ends: Sequence[str]) -> Tokens:
         """Return plain texts whose ends are scored, without any form of a chat."""
@@ -271,6 +270,10 @@ class Reader:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of `texts`, with nothing added before or behind."""
         return self._spelling(texts)
+
+    def plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of `texts`, in which names of special tokens are letters like all others."""
+        return self._spelling.plain(texts)
 
 
 def _contiguous(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -73,11 +73,12 @@ class Voice:
         Returns:
             Those whose first token was said and that go on: from now on the last rows of the batch.
         """
-        groups: defaultdict[tuple[str, int | None], list[Speaking]] = defaultdict(list)
+        groups: defaultdict[tuple[str, int | None, int], list[Speaking]] = defaultdict(list)
         for ticket in tickets:
             limit = min(ticket.asked.limit or self._system.answer_tokens, self._system.answer_tokens)
             one = Speaking(ticket, Spoken(self._system.reader.tokenizer), limit)
-            groups[ticket.asked.as_of, ticket.asked.k].append(one)
+            apart = limit if self._system.method.isolate else 0
+            groups[ticket.asked.as_of, ticket.asked.k, apart].append(one)
         for group in groups.values():
             self._each(group, self._find)
         found = [one for group in groups.values() for one in group if one.facts is not None]
@@ -153,7 +154,7 @@ class Voice:
     def _find(self, group: Sequence[Speaking]) -> None:
         """Look up questions as of one date, with as many facts each; tell what was found."""
         system, began, version = self._system, time.perf_counter(), self._version
-        with self._seeing(group[0].ticket) as memory:
+        with self._seeing(group[0]) as memory:
             questions = [self._session.checked(one.ticket.asked.question) for one in group]
             if system.method.isolate:
                 chosen = system.reply(questions)
@@ -228,7 +229,7 @@ class Voice:
         refused = chosen.refused[row] or not shared
         read = [] if refused else [fact.text + "\n" for fact in shared]
         window = self._system.method.fact_window
-        tokens = sum(min(len(ids), window) for ids in self._system.reader.encode(read)) if read else 0
+        tokens = sum(min(len(ids), window) for ids in self._system.reader.plain(read)) if read else 0
         waited, took = began - one.ticket.arrived, time.perf_counter() - began
         told = Began(refused, chosen.refusal[row], shared, version, prompt_tokens, tokens, waited, took)
         one.ticket.tell(told)
@@ -253,12 +254,12 @@ class Voice:
         return self._memory.version if isinstance(self._memory, DurableMemory) else 0
 
     @contextmanager
-    def _seeing(self, ticket: Ticket) -> Iterator[KnowledgeMemory]:
+    def _seeing(self, one: Speaking) -> Iterator[KnowledgeMemory]:
         """Let the system see what a question asks about: the memory as of a date, and as many facts of it."""
-        system, asked = self._system, ticket.asked
+        system, asked, longest = self._system, one.ticket.asked, self._system.answer_tokens
         memory = self._memory.as_of(asked.as_of) if asked.as_of else self._memory
         settings = memory.settings
-        system.memory = memory
+        system.memory, system.answer_tokens = memory, one.limit
         try:
             if asked.k is not None:
                 try:
@@ -267,7 +268,7 @@ class Voice:
                     raise UserError(f"k: {error}") from error
             yield memory
         finally:
-            system.memory, memory.settings = self._memory, settings
+            system.memory, memory.settings, system.answer_tokens = self._memory, settings, longest
 
 
 def _shared(memory: KnowledgeMemory, chosen: Reply, row: int) -> list[Shared]:
