@@ -20,10 +20,13 @@ from tests.model.tiny_systems import PROJECTIONS, opened, ours
 from tests.serve.hearing import Heard, asked, same
 from tests.tiny import SmallWorld, memory_settings, tiny_language_model
 
-NAMES = "Aland Borland Cland Dorland Esland Forland".split()
+NAMES = ["Aland", "Borland", "Cland", "Dorland", "Esland", "Forland"]
 QUESTIONS = [
     *(f"What is the capital of {name}?" for name in NAMES),
-    *("currency of Aland", "Tell me, if you happen to know it, the official language that Cland has, please?"),
+    *(
+        "currency of Aland",
+        "Tell me, if you happen to know it, the official language that Cland has, please?",
+    ),
     *("x", "What is the currency of the country whose official language is Alandish?"),
 ]
 VARIANTS: dict[str, dict[str, Any]] = {
