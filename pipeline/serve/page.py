@@ -6,9 +6,11 @@ from pathlib import Path
 
 import psutil
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pipeline.serve.refusals import Refusal, responses
 from pipeline.serve.service import Service
+from pipeline.serve.shown import Shown
 
 FOLDER = Path(__file__).parent / "web"
 KINDS = {
@@ -32,13 +34,11 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""No inline script or style, nothing from elsewhere, and no text that is made into HTML, not even by mistake."""
+"""No inline script or style, nothing from elsewhere, and no text that is made into HTML by mistake."""
 
 
-class Status(BaseModel):
+class Status(Shown):
     """What the server holds and does right now."""
-
-    model_config = ConfigDict(extra="forbid")
 
     facts: int = Field(description="Facts that the memory holds.", examples=[42])
     version: int = Field(description="Grows with every acknowledged change.", examples=[17])
@@ -83,10 +83,11 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/web/{name}", include_in_schema=False)
     async def file(name: str, request: Request) -> Response:
-        found = served.get(name)
-        return found.response(request) if found is not None else Response(status_code=404)
+        if name not in served:
+            raise Refusal(404, "the page has no such file", "name", "unknown_file")
+        return served[name].response(request)
 
-    @router.get("/status", tags=["server"])
+    @router.get("/status", tags=["health"], responses=responses())
     def status() -> Status:
         """Return what the server holds and does right now."""
         return Status(

@@ -114,7 +114,9 @@ class Tab:
 
     def answered(self) -> None:
         """Wait for the end of an answer."""
-        self.page.locator("#note", has_text=CONCLUDED).wait_for()
+        problem = self.page.locator("#problem:visible")
+        self.page.locator("#note", has_text=CONCLUDED).or_(problem).wait_for()
+        assert not problem.count(), problem.inner_text()
 
     def fill(self, label: str, text: str) -> None:
         """Fill in the field with a label."""

@@ -267,15 +267,16 @@ test("asking yields texts and what they were read from, and says what was refuse
   const body = chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join("");
   let sent = null;
   context.mock.method(globalThis, "fetch", async (_, options) => {
+    if (!options.body) return Response.json({ data: [{ id: "m" }] });
     sent = JSON.parse(options.body);
     return new Response(body);
   });
   const found = [];
-  for await (const event of ask("Where?", { asOf: "1950", model: "m" })) found.push(event);
+  for await (const event of ask("Where?", { asOf: "1950" })) found.push(event);
   assert.deepEqual(found, [{ knowledge: { facts: [] } }, { text: "Par" }]);
   assert.deepEqual(
-    [sent.stream, sent.knowledge, sent.messages[0].content],
-    [true, { as_of: "1950" }, "Where?"],
+    [sent.stream, sent.model, sent.knowledge, sent.messages[0].content],
+    [true, "m", { as_of: "1950" }, "Where?"],
   );
   const refusal = { error: { message: "queue full" } };
   fetch.mock.mockImplementation(

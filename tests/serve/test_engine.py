@@ -19,7 +19,7 @@ from tests.serve.served import serve_settings
 from tests.serve.small import Trained
 
 QUESTION = "What is the capital of France?"
-NAMES = "France Peru Aland Borland".split()
+NAMES = ["France", "Peru", "Aland", "Borland"]
 
 
 @contextmanager

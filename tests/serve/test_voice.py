@@ -20,7 +20,7 @@ from tests.model.tiny_systems import PROJECTIONS, opened, ours
 from tests.serve.hearing import Heard, asked, same
 from tests.tiny import SmallWorld, memory_settings, tiny_language_model
 
-NAMES = "Aland Borland Cland Dorland Esland Forland".split()
+NAMES = ["Aland", "Borland", "Cland", "Dorland", "Esland", "Forland"]
 QUESTIONS = [
     *(f"What is the capital of {name}?" for name in NAMES),
     *(

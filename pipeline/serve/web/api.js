@@ -115,18 +115,25 @@ async function* pieces(body) {
   }
 }
 
+let name = ""; // what the server calls the model
+
+async function model() {
+  name ||= (await read("v1/models")).body.data[0].id;
+  return name;
+}
+
 /**
  * Ask; yield {text} for what is said and {knowledge} for what it was read from.
  *
  * @param {string} question
- * @param {{asOf: string, model: string, signal: AbortSignal}} options
+ * @param {{asOf: string, signal: AbortSignal}} options
  */
-export async function* ask(question, { asOf, model, signal }) {
+export async function* ask(question, { asOf, signal }) {
   const response = await fetch("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({
-      model,
+      model: await model(),
       stream: true,
       messages: [{ role: "user", content: question }],
       ...(asOf && { knowledge: { as_of: asOf } }),

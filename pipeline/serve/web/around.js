@@ -6,7 +6,8 @@ import { at } from "./dom.js";
 import { drawGraph, drawTimeline } from "./draw.js";
 import { row } from "./facts.js";
 
-const NEIGHBOURS = 8;
+const NEIGHBOURS = 8; // facts of the entity in the middle that weren't read
+const OTHERS = 2; // facts that lead to what was answered
 let read = []; // facts of the answer that is shown, with their weights
 let said = ""; // key of the entity that it named
 let date = ""; // that it was asked as of
@@ -36,13 +37,18 @@ export function drawAgain() {
 }
 
 async function graph(entity, own, facts = null) {
-  const { out, into } = facts ?? (await factsOf(entity));
+  const [{ out, into }, answered] = await Promise.all([
+    facts ?? factsOf(entity),
+    said && !facts ? factsOf(read[0].tail) : { into: [] },
+  ]);
   if (own !== turn) return;
   const near = read.some(({ head, tail }) => head.key === entity.key || tail.key === entity.key);
   const shown = new Map(near ? read.map((fact) => [fact.id, fact]) : []);
   const room = shown.size + NEIGHBOURS;
   for (const fact of [...out, ...into])
     if (shown.size < room && !shown.has(fact.id)) shown.set(fact.id, fact);
+  for (const fact of answered.into.filter(({ id }) => !shown.has(id)).slice(0, OTHERS))
+    shown.set(fact.id, fact);
   redraw = () => drawGraph(at("graph"), [...shown.values()], { focus: entity.key, said, press: open });
   at("graph-title").textContent = `Around ${entity.label}`;
   redraw();

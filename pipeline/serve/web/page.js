@@ -11,7 +11,6 @@ const EVERY = 5000;
 const EXAMPLES = 3;
 const AMONG = 50;
 let asking = null; // aborts the question under way
-let model = "";
 
 async function ask(question) {
   const asOf = at("as-of").value.trim();
@@ -25,7 +24,7 @@ async function ask(question) {
   begin(question, asOf);
   let [text, read] = ["", null];
   try {
-    for await (const { knowledge, text: more } of api.ask(question, { asOf, model, signal: own.signal })) {
+    for await (const { knowledge, text: more } of api.ask(question, { asOf, signal: own.signal })) {
       if (more) say((text += more));
       if (!knowledge) continue;
       show(knowledge, editor);
@@ -65,7 +64,6 @@ async function state() {
   if (document.hidden) return;
   try {
     const { body } = await api.read("status");
-    model = body.model;
     const shown = {
       facts: body.facts.toLocaleString("en"),
       memory: `${Math.round(body.resident_bytes / 2 ** 20).toLocaleString("en")} MB`,
