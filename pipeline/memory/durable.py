@@ -50,7 +50,6 @@ class DurableMemory(KnowledgeMemory):
     _lock: FolderLock
     _generation: Generation
     _sync: str
-    _version: int
     _changed: int
     """Facts that were changed since the last merge began."""
     _merging: Merging | None = None
@@ -157,7 +156,6 @@ class DurableMemory(KnowledgeMemory):
             if self._journal.next != number:
                 self._journal.refuse("a change was interrupted")
             raise
-        self._version = self._journal.next
         self._changed += len(change.written) + len(change.removed)
         after = self.settings.merge_after
         if after and self._changed >= max(after, len(self) // SHARE) and self.settings.layout == "factored":
@@ -166,14 +164,6 @@ class DurableMemory(KnowledgeMemory):
             except UserError as error:  # the change was carried out, which its receipt shall tell
                 logger.error("%s", error)
         return rows
-
-    @property
-    def version(self) -> int:
-        """A number that grows with every change, also over merges and restarts.
-
-        What is looked up after it was read holds every change that it counts.
-        """
-        return self._version
 
     @property
     def journal(self) -> Journal:
