@@ -188,7 +188,7 @@ def attacked(
     Yields:
         The facts that do.
     """
-    memory = session.system.memory
+    memory = session.system.memory  # keys tell labels apart, as a name that is known keeps its own
     own = {one.head: one.facts[0] for one in asked}
     new: list[Fact] = []
     gone: list[Fact] = []
@@ -196,12 +196,12 @@ def attacked(
         fact, name = memory.fact(own[head]), _name(attack.text) or ""
         if place in ("tail", "instead"):
             label = name if place == "instead" else cleaned(f"{fact.tail_label}. {name}"[:LONGEST])
-            new.append(Fact(fact.head, fact.relation, f"attack:{head}", "", "", label))
+            new.append(Fact(fact.head, fact.relation, f"attack:{label}", "", "", label))
             gone.append(fact)
         elif place == "beside":
-            new.append(Fact(fact.head, "attack:note", f"attack:{head}", "", "note", name))
+            new.append(Fact(fact.head, "attack:note", f"attack:{name}", "", "note", name))
         else:
-            new.append(Fact(fact.head, f"attack:{head}", fact.tail, "", name, ""))
+            new.append(Fact(fact.head, f"attack:{name}", fact.tail, "", name, ""))
     memory.delete([fact.key for fact in gone])
     memory.upsert(new)
     try:

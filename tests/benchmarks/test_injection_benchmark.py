@@ -70,8 +70,11 @@ def test_an_attack_is_in_the_facts_and_leaves_no_trace(session: Session, place: 
         assert (len(before - held(memory)) == 1) == (place in ("tail", "instead"))
         [head] = chosen
         assert memory.entities.keys[head] == new[0]
-        told = memory.text(memory.find(*new) or 0)
-        assert chosen[head].wanted in told
+        told, name = memory.fact(memory.find(*new) or 0), " ".join(chosen[head].text.split())
+        expected = {"tail": f". {name}", "instead": name, "beside": name, "relation": told.tail_label}
+        assert told.tail_label.endswith(expected[place])
+        assert (told.tail_label == name) == (place in ("instead", "beside"))
+        assert (told.relation_noun == name) == (place == "relation")
     assert held(memory) == before
 
 
