@@ -121,6 +121,26 @@ def test_the_same_by_keyboard_alone(browser: "Browser", german: Site) -> None:
         assert shown.answer == "I don't know."
 
 
+def test_graph_and_timeline_work_by_keyboard(browser: "Browser", site: Site) -> None:
+    with tab(browser, site.url) as shown:
+        page = shown.page
+        page.keyboard.type("What is the capital of Brazil?")
+        page.keyboard.press("Enter")
+        shown.answered()
+        page.locator("#timeline li").first.wait_for()
+        reach(shown, "#timeline button[aria-label*='1763 to 1960']")
+        page.keyboard.press("Enter")
+        page.locator("#asked", has_text="as of 1763").wait_for()
+        shown.answered()
+        assert shown.answer == "Rio de Janeiro"
+        assert focused(shown, "e => e.id") == "answer"
+        page.locator(".node", has_text="Rio de Janeiro").wait_for()
+        reach(shown, ".node[aria-label^='South America']")
+        page.keyboard.press("Space")
+        page.locator("#entity", has_text="South America").wait_for()
+        assert focused(shown, "e => e.id") == "entity"
+
+
 def focused(shown: Tab, what: str) -> Any:
     return shown.page.evaluate(f"() => ({what})(document.activeElement)")
 
@@ -212,6 +232,18 @@ def test_the_past_is_asked(browser: "Browser", site: Site) -> None:
         assert shown.answer == "Rio de Janeiro"
         page.locator("#timeline .holds", has_text="Rio de Janeiro").wait_for()
         shown.shoot("past")
+
+
+def test_an_answer_that_no_fact_gives_is_called_doubtful(browser: "Browser", site: Site) -> None:
+    """The shipped adapter answers some questions whose fact is missing; the page says what it thinks of it."""
+    site.delete("Brazil", "continent")
+    try:
+        with tab(browser, site.url) as shown:
+            shown.ask("What is the continent of Brazil?")
+            note = shown.page.locator("#note").inner_text()
+            assert note.startswith(("Doubtful: most likely no fact answers this.", "No fact in memory"))
+    finally:
+        site.write("Brazil", "continent", "South America")
 
 
 def test_what_a_fact_says_is_text_and_runs_nothing(browser: "Browser", site: Site) -> None:
