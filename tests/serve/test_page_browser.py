@@ -63,7 +63,6 @@ def test_an_edit_is_answered_with_and_a_deletion_refused(browser: "Browser", ger
         page = shown.page
         shown.ask(QUESTION)
         assert (shown.answer, shown.read) == ("German", ["The official language of Germany is German."])
-        shown.shoot("light")
 
         page.locator("#read .fact").click()
         shown.fill("Official language", "Sorbian")
@@ -77,7 +76,7 @@ def test_an_edit_is_answered_with_and_a_deletion_refused(browser: "Browser", ger
         page.keyboard.press("Enter")
         shown.answered()
         assert (shown.answer, shown.read) == ("Sorbian", ["The official language of Germany is Sorbian."])
-        shown.shoot("edited")
+        shown.shoot("light")
 
         page.locator("#read .fact").click()
         page.get_by_role("button", name="Delete").click()
