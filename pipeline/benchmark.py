@@ -8,6 +8,7 @@ from pipeline.benchmarks.editing import editing
 from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
+from pipeline.benchmarks.injection import injection
 from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
@@ -32,6 +33,7 @@ COMMANDS = {
     "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,
+    "injection": injection,
     "memory_scale": memory_scale,
     "pairing": pairing,
     "perplexity": perplexity,

@@ -46,7 +46,7 @@ class Reader:
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.lm, self.tokenizer = load_language_model(lm, device)
         self.lm.get_output_embeddings().register_forward_pre_hook(_contiguous)
-        self._spelling = Spelling(self.tokenizer, special=False)
+        self.spelling = Spelling(self.tokenizer, special=False)
         self.stop: int = self.tokenizer.convert_tokens_to_ids(lm.stop)
 
     @property
@@ -90,7 +90,7 @@ class Reader:
         before = facts or [""] * len(questions)
         shape = form or self.settings.prompt
         pairs = zip(questions, before, strict=True)
-        return self._spelling.filled(shape, [{"question": q, "facts": f} for q, f in pairs])
+        return self.spelling.filled(shape, [{"question": q, "facts": f} for q, f in pairs])
 
     def continued(self, starts: Sequence[str], ends: Sequence[str]) -> Tokens:
         """Return plain texts whose ends are scored, without any form of a chat."""
@@ -269,11 +269,11 @@ class Reader:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of `texts`, with nothing added before or behind."""
-        return self._spelling(texts)
+        return self.spelling(texts)
 
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of `texts`, in which names of special tokens are letters like all others."""
-        return self._spelling.plain(texts)
+        return self.spelling.plain(texts)
 
 
 def _contiguous(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

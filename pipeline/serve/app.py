@@ -12,7 +12,7 @@ ROOMS = chat, editing, health, page
 
 def create_app(service: Service) -> FastAPI:
     """Return the application that serves `service`."""
-    app = FastAPI(title="Living memory", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Living memory", docs_url=None, redoc_url=None, redirect_slashes=False)
     refusals.install(app)
     app.add_middleware(Guard, token=service.token, settings=service.settings)
     app.add_middleware(health.Counted, metrics=service.metrics)
