@@ -292,6 +292,7 @@ def test_a_change_beside_another_one_is_told(browser: "Browser", german: Site) -
         german.write(*SLOT, "Low German")
         page.get_by_role("button", name="Save").click()
         page.get_by_text("Someone else changed this").wait_for()
+        assert page.locator("#read input[name=tail]").input_value() == "Low German"
         assert any("412" in text for text in shown.problems)
         shown.problems.clear()
 
