@@ -234,7 +234,7 @@ def test_the_past_is_asked(browser: "Browser", site: Site) -> None:
 
 
 def test_an_answer_that_no_fact_gives_is_called_doubtful(browser: "Browser", site: Site) -> None:
-    """The shipped adapter answers some questions whose fact is missing; the page says what it thinks of it."""
+    """The shipped adapter answers some questions whose fact is missing; the page says how sure it is."""
     site.delete("Brazil", "continent")
     try:
         with tab(browser, site.url) as shown:
