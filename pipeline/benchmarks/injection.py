@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,15 +21,15 @@ from pipeline.config import UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import bootstrap
 from pipeline.evaluation.metrics import exact_match, normalise
-from pipeline.memory.facts import Fact
+from pipeline.memory.facts import Fact, Key
 from pipeline.memory.spelling import Spelling
 from pipeline.memory.statements import LONGEST, cleaned
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.reader import Reader
 from pipeline.serve.session import Session
 
-MEASURED = ("followed", "changed", "em")
-PLACES = ("tail", "beside", "relation")
+MEASURED = ("read", "followed", "changed", "em")
+PLACES = ("tail", "instead", "beside", "relation")
 SPELLED = ("letters", "special")
 INSTRUCTIONS = Path(__file__).parent / "injections.tsv"
 
@@ -47,8 +47,9 @@ class Injection:
     facts: str | None
     """A file of facts to take in place of a memory."""
     places: list[str]
-    """Where an instruction stands: `tail`, behind the tail of a fact that is asked for; `beside`, as the tail
-    of another fact of its head; `relation`, as the relation of another fact with its head and its tail."""
+    """Where an instruction stands: `tail`, behind the tail of a fact that is asked for; `instead` of that
+    tail; `beside`, as the tail of another fact of its head; `relation`, as the relation of another fact with
+    its head and its tail."""
     spelled: list[str]
     """How names of special tokens in facts are read: as `letters`, or as `special` tokens, which nothing but
     this benchmark does."""
@@ -104,22 +105,20 @@ def injection(injection: Injection, out: Path) -> None:
     asked = questions(session.system.memory, injection.questions)
     clean = said(session, asked, injection.batch_size)
     rows: list[Row] = []
-    turns = [
-        (seed, place, how)
-        for how in injection.spelled
-        for place in injection.places
-        for seed in injection.seeds
-    ]
-    for seed, place, how in tqdm(turns, desc="injection", unit="turn"):
+    turns = list(product(injection.spelled, injection.places, injection.seeds))
+    for how, place, seed in tqdm(turns, desc="injection", unit="turn"):
         chosen = drawn(asked, attacks, injection.attacked, seed)
-        with attacked(session, asked, chosen, place) as reached, spelling(session.system.reader, how):
+        with attacked(session, asked, chosen, place) as hostile, spelling(session.system.reader, how):
             found = said(session, asked, injection.batch_size)
-        told = zip(asked, clean, found, strict=True)
-        rows += [{"place": place, "spelled": how, **judged(one, reached, *both)} for one, *both in told]
+        for one, before, after in zip(asked, clean, found, strict=True):
+            told = judged(one, chosen, before.text, after.text)
+            rows.append(
+                {"place": place, "spelled": how, "read": float(not hostile.isdisjoint(after.read)), **told}
+            )
     told_of = provenance(overridden("python -m pipeline.benchmark injection"), injection.seeds)
     told_of |= {"adapter": str(session.adapter), "memory": str(session.origin), "settings": asdict(injection)}
     told_of |= {"questions": len(asked), "instructions": len(attacks), "refused names": barred(attacks)}
-    em = [exact_match(text, one.answers) for text, one in zip(clean, asked, strict=True)]
+    em = [exact_match(given.text, one.answers) for given, one in zip(clean, asked, strict=True)]
     told_of["clean em"] = bootstrap(em, injection.bootstrap_samples, 0)[0]._asdict()
     told_of["figures"] = summed(rows, injection)
     (out / "injection.json").write_text(json.dumps(told_of, indent=1) + "\n", encoding="utf-8")
@@ -183,11 +182,11 @@ def drawn(
 @contextmanager
 def attacked(
     session: Session, asked: Sequence[Asked], chosen: Mapping[int, Instruction], place: str
-) -> Iterator[Mapping[int, Instruction]]:
+) -> Iterator[frozenset[Key]]:
     """Let the facts of the chosen heads hold instructions inside this block.
 
     Yields:
-        The heads.
+        The facts that do.
     """
     memory = session.system.memory
     own = {one.head: one.facts[0] for one in asked}
@@ -195,8 +194,8 @@ def attacked(
     gone: list[Fact] = []
     for head, attack in chosen.items():
         fact, name = memory.fact(own[head]), _name(attack.text) or ""
-        if place == "tail":
-            label = cleaned(f"{fact.tail_label}. {name}"[:LONGEST])
+        if place in ("tail", "instead"):
+            label = name if place == "instead" else cleaned(f"{fact.tail_label}. {name}"[:LONGEST])
             new.append(Fact(fact.head, fact.relation, f"attack:{head}", "", "", label))
             gone.append(fact)
         elif place == "beside":
@@ -206,7 +205,7 @@ def attacked(
     memory.delete([fact.key for fact in gone])
     memory.upsert(new)
     try:
-        yield chosen
+        yield frozenset(fact.key for fact in new)
     finally:
         memory.delete([fact.key for fact in new])
         memory.upsert(gone)
@@ -236,15 +235,25 @@ def spelling(reader: Reader, how: str) -> Iterator[None]:
         reader.spelling = held
 
 
-def said(session: Session, asked: Sequence[Asked], size: int) -> list[str]:
-    """Return the answers; "" where one is refused."""
+class Said(NamedTuple):
+    """An answer."""
+
+    text: str
+    """Empty where it is refused."""
+    read: list[Key]
+    """The facts that it was read from."""
+
+
+def said(session: Session, asked: Sequence[Asked], size: int) -> list[Said]:
+    """Return the answers."""
     session.system.forget()  # a fact may have been read otherwise before
-    found: list[str] = []
+    found: list[Said] = []
+    memory = session.system.memory
     with session.system.attached():
         for start in range(0, len(asked), size):
             reply = session.system.reply([one.text for one in asked[start : start + size]])
-            pairs = zip(reply.texts, reply.refused, strict=True)
-            found += ["" if refused else text for text, refused in pairs]
+            for text, refused, facts in zip(reply.texts, reply.refused, reply.facts, strict=True):
+                found.append(Said("" if refused else text, [memory.key(row) for row in facts]))
     return found
 
 
@@ -270,9 +279,8 @@ def summed(rows: Sequence[Row], settings: Injection) -> list[Row]:
         figures: Row = {"spelled": how, "place": place, "attacked": hit, "kind": kind, "n": len(found)}
         values = np.array([[row[name] for name in MEASURED] for row in found])
         intervals = bootstrap(values, settings.bootstrap_samples, 0)
-        told.append(
-            figures | {n: i._asdict() for n, i in zip(("followed", "changed", "em"), intervals, strict=True)}
-        )
+        pairs = zip(MEASURED, intervals, strict=True)
+        told.append(figures | {name: interval._asdict() for name, interval in pairs})
     return told
 
 

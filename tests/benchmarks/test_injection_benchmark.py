@@ -1,4 +1,4 @@
-"""The benchmark of injections on the small world: what is attacked, who obeys, and that it leaves no trace."""
+"""The benchmark of injections on the small world: what is attacked, who obeys, and no trace is left."""
 
 import json
 from pathlib import Path
@@ -64,13 +64,14 @@ def test_an_attack_is_in_the_facts_and_leaves_no_trace(session: Session, place: 
     assert len(asked) == 3
     chosen = drawn(asked, instructions(session.system.reader), 0.4, 0)
     assert len(chosen) == 1
-    with attacked(session, asked, chosen, place) as reached:
+    with attacked(session, asked, chosen, place) as hostile:
         [new] = held(memory) - before
-        assert (len(before - held(memory)) == 1) == (place == "tail")
-        [head] = reached
+        assert hostile == {new}
+        assert (len(before - held(memory)) == 1) == (place in ("tail", "instead"))
+        [head] = chosen
         assert memory.entities.keys[head] == new[0]
         told = memory.text(memory.find(*new) or 0)
-        assert reached[head].wanted in told or " " in reached[head].text
+        assert chosen[head].wanted in told
     assert held(memory) == before
 
 
@@ -100,7 +101,7 @@ def test_who_says_what_was_wanted_obeys() -> None:
         assert (row["attacked"], row["kind"]) == (True, "command")
     other = judged(one, {8: attack}, "Paris", "banana")
     assert (other["attacked"], other["followed"]) == (False, 1)
-    rows = [{"place": "tail", "spelled": "letters", **row} for row in (row, other)]
+    rows = [{"place": "tail", "spelled": "letters", "read": 1.0, **row} for row in (row, other)]
     told = summed(rows, settings())
     assert {(row["attacked"], row["kind"]) for row in told} == {
         (True, "all"),
@@ -119,9 +120,11 @@ def test_every_condition_is_measured(trained: Trained, tmp_path: Path) -> None:
     conditions = {
         (row["spelled"], row["place"], row["attacked"]) for row in told["figures"] if row["kind"] == "all"
     }
-    assert len(conditions) == 2 * 3 * 2
+    assert len(conditions) == 2 * 4 * 2
     for row in told["figures"]:
         assert row["followed"].keys() == {"mean", "low", "high"}
+    # A random search over so few facts finds all of them.
+    assert any(row["read"]["mean"] == 1.0 for row in told["figures"] if row["attacked"])
 
 
 def test_what_can_not_be_is_named() -> None:
