@@ -143,6 +143,7 @@ class Tab:
         if not os.environ.get(SHOTS):
             return
         FIGURES.mkdir(parents=True, exist_ok=True)
+        self.page.mouse.move(0, 0)
         file = FIGURES / f"{name}.png"
         self.page.screenshot(path=file, full_page=True, animations="disabled", caret="hide")
         assert file.stat().st_size <= LARGEST

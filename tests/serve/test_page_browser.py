@@ -63,7 +63,6 @@ def test_an_edit_is_answered_with_and_a_deletion_refused(browser: "Browser", ger
         page = shown.page
         shown.ask(QUESTION)
         assert (shown.answer, shown.read) == ("German", ["The official language of Germany is German."])
-        shown.shoot("light")
 
         page.locator("#read .fact").click()
         shown.fill("Official language", "Sorbian")
@@ -77,7 +76,7 @@ def test_an_edit_is_answered_with_and_a_deletion_refused(browser: "Browser", ger
         page.keyboard.press("Enter")
         shown.answered()
         assert (shown.answer, shown.read) == ("Sorbian", ["The official language of Germany is Sorbian."])
-        shown.shoot("edited")
+        shown.shoot("light")
 
         page.locator("#read .fact").click()
         page.get_by_role("button", name="Delete").click()
@@ -119,6 +118,26 @@ def test_the_same_by_keyboard_alone(browser: "Browser", german: Site) -> None:
         page.keyboard.press("Enter")
         shown.answered()
         assert shown.answer == "I don't know."
+
+
+def test_graph_and_timeline_work_by_keyboard(browser: "Browser", site: Site) -> None:
+    with tab(browser, site.url) as shown:
+        page = shown.page
+        page.keyboard.type("What is the capital of Brazil?")
+        page.keyboard.press("Enter")
+        shown.answered()
+        page.locator("#timeline li").first.wait_for()
+        reach(shown, "#timeline button[aria-label*='1763 to 1960']")
+        page.keyboard.press("Enter")
+        page.locator("#asked", has_text="as of 1763").wait_for()
+        shown.answered()
+        assert shown.answer == "Rio de Janeiro"
+        assert focused(shown, "e => e.id") == "answer"
+        page.locator(".node", has_text="Rio de Janeiro").wait_for()
+        reach(shown, ".node[aria-label^='South America']")
+        page.keyboard.press("Space")
+        page.locator("#entity", has_text="South America").wait_for()
+        assert focused(shown, "e => e.id") == "entity"
 
 
 def focused(shown: Tab, what: str) -> Any:
@@ -214,6 +233,18 @@ def test_the_past_is_asked(browser: "Browser", site: Site) -> None:
         shown.shoot("past")
 
 
+def test_an_answer_that_no_fact_gives_is_called_doubtful(browser: "Browser", site: Site) -> None:
+    """The shipped adapter answers some questions whose fact is missing; the page says how sure it is."""
+    site.delete("Brazil", "continent")
+    try:
+        with tab(browser, site.url) as shown:
+            shown.ask("What is the continent of Brazil?")
+            note = shown.page.locator("#note").inner_text()
+            assert note.startswith(("Doubtful: most likely no fact answers this.", "No fact in memory"))
+    finally:
+        site.write("Brazil", "continent", "South America")
+
+
 def test_what_a_fact_says_is_text_and_runs_nothing(browser: "Browser", site: Site) -> None:
     site.write(EVIL, "capital", f"{EVIL} City", source=EVIL)
     site.write("Germany", EVIL, "Bonn")
@@ -261,6 +292,7 @@ def test_a_change_beside_another_one_is_told(browser: "Browser", german: Site) -
         german.write(*SLOT, "Low German")
         page.get_by_role("button", name="Save").click()
         page.get_by_text("Someone else changed this").wait_for()
+        assert page.locator("#read input[name=tail]").input_value() == "Low German"
         assert any("412" in text for text in shown.problems)
         shown.problems.clear()
 

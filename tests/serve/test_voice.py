@@ -226,3 +226,27 @@ def test_an_error_in_the_model_fails_only_the_question_that_it_concerns(
     for question, answer in right.items():
         if question != bad:
             same(heard[question].answer(question), answer)  # type: ignore[union-attr]
+
+
+def test_a_question_that_is_alone_goes_the_fast_way_to_the_same_answer(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    """By what is computed as it is written: compiled, it takes minutes."""
+    session = made(world, lm, encoder)
+    right = {question: session.ask(question) for question in QUESTIONS}
+    voice = Voice(session, Metrics(), fast=False)
+    with voice.attached(), torch.no_grad():
+        assert not voice.alone(asked(QUESTIONS[0], Heard())), "before anything is compiled"
+    session.compile("")
+    with voice.attached(), torch.no_grad():
+        for question, answer in right.items():
+            heard = Heard()
+            assert voice.alone(asked(question, heard))
+            same(heard.answer(question), answer)
+        short, wrong = Heard(), Heard()
+        assert voice.alone(asked(QUESTIONS[0], short, limit=1))
+        assert (short.ended.tokens, short.ended.reason) == (1, "length")
+        assert voice.alone(asked("", wrong))
+        assert isinstance(wrong.error, UserError)
+        assert not voice.alone(asked(QUESTIONS[0], Heard(), as_of="1950"))
+        assert not voice.alone(asked(QUESTIONS[0], Heard(), k=1))

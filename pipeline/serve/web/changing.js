@@ -8,16 +8,25 @@ import { askForToken } from "./token.js";
 
 let back = []; // the steps that take back the last change
 
-/** Return the form of a fact, filled with what it says now. */
-export async function editor(fact, close) {
+/**
+ * Return the form of a fact, filled with what it says now.
+ *
+ * @param {object} fact
+ * @param {() => void} close - closes the form.
+ * @param {boolean} current - whether to show what its slot holds instead, where it holds no longer.
+ */
+export async function editor(fact, close, current = false) {
   const slot = { head: fact.head.key, relation: fact.relation.key };
   let now = fact;
   let etag = null;
   try {
-    ({ etag } = await api.read("facts", slot));
-    now = (await api.read(`facts/${fact.id}`)).body;
+    const found = await api.read("facts", slot);
+    etag = found.etag;
+    const { facts } = found.body;
+    now = facts.find(({ id }) => id === fact.id) ?? (current ? facts[0] : null);
+    now ??= (await api.read(`facts/${fact.id}`)).body;
   } catch {
-    // it is gone: sending the form says so
+    now = fact; // it is gone: sending the form says so
   }
   const tail = {
     name: "tail",
@@ -35,7 +44,7 @@ export async function editor(fact, close) {
     ],
     (values) => run(made, edit(now, values), now, etag),
   );
-  made.anew = () => editor(fact, close);
+  made.anew = () => editor(fact, close, true);
   return made;
 }
 

@@ -67,8 +67,9 @@ export function drawGraph(place, facts, { focus, said, press }) {
  */
 export function drawTimeline(place, values, { at, press }) {
   const made = timeline.layout(values, at, place.clientWidth);
-  const rows = made.bars.map(({ value, x, width }) => {
-    const filled = placed(element("i"), x);
+  const rows = made.bars.map(({ value, x, width, open }) => {
+    const fading = [open.start && "before", open.end && "after"].filter(Boolean).join(" ");
+    const filled = placed(element("i", { className: fading }), x);
     filled.style.width = `${100 * width}%`;
     const date = timeline.dateIn(value);
     const when = spoken(value.start, value.end) || "always, as far as is known";

@@ -46,8 +46,10 @@ async function ask(question) {
   }
 }
 
+/** Ask as of a date that was pressed; the focus goes to the answer, as what was pressed is drawn anew. */
 function askAsOf(date) {
   at("as-of").value = date;
+  at("answer").focus();
   ask(at("question").value.trim());
 }
 
