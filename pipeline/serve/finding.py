@@ -2,8 +2,6 @@
 
 from concurrent.futures import TimeoutError as LateError
 
-import torch
-
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.serve.refusals import Refusal
 from pipeline.serve.service import Service
@@ -28,19 +26,13 @@ def found(service: Service, memory: KnowledgeMemory, text: str, n: int) -> list[
         Refusal: too much waits, or the server is ending.
     """
     system = service.session.system
-    asked = " ".join(text.split())
 
     def search() -> list[tuple[int, float]]:
-        if not len(memory) or not asked:
-            return []
         held, system.memory = system.memory, memory
         try:
-            with torch.no_grad():
-                candidates = system.found([asked])
+            return service.session.search(text, n)
         finally:
             system.memory = held
-        pairs = zip(candidates.facts[0].tolist(), candidates.scores[0].tolist(), strict=True)
-        return sorted((pair for pair in pairs if pair[0] >= 0), key=lambda pair: -pair[1])[:n]
 
     later = {"Retry-After": str(service.settings.retry_after)}
     try:

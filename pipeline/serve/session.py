@@ -6,10 +6,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pipeline.config import UserError
 from pipeline.memory import generations
+from pipeline.memory.dates import Period
 from pipeline.memory.durable import DurableMemory
-from pipeline.memory.statements import Editor
+from pipeline.memory.history import Stretch, history
+from pipeline.memory.statements import Editor, cleaned
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.compiling import Backend
 from pipeline.model.fast import Fast
@@ -167,24 +171,60 @@ class Session:
         refused = reply.refused[0] or not used
         return Answer(question, reply.texts[0], refused, reply.refusal[0], used, seconds)
 
+    def search(self, text: str, n: int = 10) -> list[tuple[int, float]]:
+        """Return the n facts that the model would find for a text with their scores in nats, best first.
+
+        Args:
+            text: as a question.
+            n: facts at most; there are no more than the search's own N.
+        """
+        text = " ".join(text.split())
+        if not text or not len(self.system.memory):
+            return []
+        with torch.no_grad():
+            found = self.system.found([text])
+        pairs = zip(found.facts[0].tolist(), found.scores[0].tolist(), strict=True)
+        return sorted((pair for pair in pairs if pair[0] >= 0), key=lambda pair: -pair[1])[:n]
+
+    def history(self, slot: str) -> list[Stretch]:
+        """Return what a slot has held, holds and will hold.
+
+        Args:
+            slot: `Head | relation`, by label or key.
+
+        Raises:
+            UserError: it has another form, or the memory knows no such slot.
+        """
+        parts = slot.split("|")
+        if len(parts) != 2:
+            raise UserError(f'expected Head | relation, got {slot!r}; write "France | capital"')
+        head, relation = map(cleaned, parts)
+        keys = self._editor.entities.find(head), self._editor.relations.find(relation)
+        told = history(self._memory, keys[0], keys[1]) if keys[0] and keys[1] else []
+        if not told:
+            raise UserError(f"the memory knows nothing of the {relation} of {head}")
+        return told
+
     def _reply(self, question: str) -> Reply:
         if self._fast is not None:
             return self._fast.reply([question])
         with self.system.attached():
             return self.system.reply([question])
 
-    def upsert(self, *statements: str, replace: bool = True) -> Change:
+    def upsert(self, *statements: str, replace: bool = True, period: Period | None = None) -> Change:
         """Write facts, each `Head | relation | Tail`; several of one slot stand side by side.
 
         Args:
             statements: the facts; heads, relations and tails by label or key, new ones included.
             replace: whether they supersede the other facts of their slots.
+            period: when all of them hold, and who says so.
 
         Raises:
-            UserError: a statement has another form or an ambiguous name; nothing is written then.
+            UserError: a statement has another form or an ambiguous name, or a date can't be; nothing is
+                written then.
         """
         began = time.perf_counter()
-        rows, superseded, notes = self._editor.upsert(statements, replace)
+        rows, superseded, notes = self._editor.upsert(statements, replace, period)
         memory = self.system.memory
         return Change(
             list(map(memory.text, rows)),
