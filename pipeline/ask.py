@@ -19,7 +19,7 @@ from pipeline.memory.dates import Period
 from pipeline.memory.statements import cleaned
 from pipeline.reporting.tables import Cell, Table
 from pipeline.serve.changes import Change
-from pipeline.serve.experiments import experiments
+from pipeline.serve.experiments import experiments, told
 from pipeline.serve.session import Answer, Session
 from pipeline.serve.start import EXAMPLES
 
