@@ -112,7 +112,7 @@ class HeldFacts:
             return []
         with self._state:
             found = {*self.slot(rows[0], rows[1]), *self.chronicle.slot(rows[0], rows[1])}
-            return list(map(self.key, sorted(found)))
+            return list(map(self._keys_of, self._facts.at(np.array(sorted(found), np.int64)).tolist()))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
