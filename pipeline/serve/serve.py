@@ -14,7 +14,7 @@ from pipeline.serve.app import create_app
 from pipeline.serve.service import Service
 from pipeline.serve.settings import Serve
 
-SWITCH = 0.0005
+SWITCH = 0.0001
 """Seconds after which a thread that computes in Python gives way to one that waits for it: a change goes
 through several, and Python's own 5 ms would count for each."""
 KEPT = 75
