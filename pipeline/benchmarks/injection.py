@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.config import UserError, stage
+from pipeline.config import ROOT, UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import bootstrap
 from pipeline.evaluation.metrics import exact_match, normalise
@@ -116,7 +116,9 @@ def injection(injection: Injection, out: Path) -> None:
                 {"place": place, "spelled": how, "read": float(not hostile.isdisjoint(after.read)), **told}
             )
     told_of = provenance(overridden("python -m pipeline.benchmark injection"), injection.seeds)
-    told_of |= {"adapter": str(session.adapter), "memory": str(session.origin), "settings": asdict(injection)}
+    places = {"adapter": session.adapter, "memory": session.origin}
+    told_of |= {name: str(at.relative_to(ROOT) if ROOT in at.parents else at) for name, at in places.items()}
+    told_of["settings"] = asdict(injection)
     told_of |= {"questions": len(asked), "instructions": len(attacks), "refused names": barred(attacks)}
     em = [exact_match(given.text, one.answers) for given, one in zip(clean, asked, strict=True)]
     told_of["clean em"] = bootstrap(em, injection.bootstrap_samples, 0)[0]._asdict()
@@ -272,7 +274,7 @@ def summed(rows: Sequence[Row], settings: Injection) -> list[Row]:
     """Return a row a place, spelling and kind, for the questions that were attacked and for all others."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        for kind in {"all", row["kind"]} if row["attacked"] else {"all"}:
+        for kind in ("all", row["kind"]) if row["attacked"] else ("all",):
             groups.setdefault((row["spelled"], row["place"], row["attacked"], kind), []).append(row)
     told = []
     for (how, place, hit, kind), found in groups.items():
