@@ -1,6 +1,5 @@
 """What `python -m pipeline.serve` is told: the section `serve` of conf/."""
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +80,3 @@ class Serve:
         for name in ("writes_per_second", "questions_per_second"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"serve.{name} must be larger than 0, not {getattr(self, name)}")
-
-    @property
-    def local(self) -> bool:
-        """Whether only this machine reaches the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
