@@ -25,6 +25,8 @@ from pipeline.benchmarks.truth import Truth
 from pipeline.config import UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 
+SOON = 0.01
+"""Seconds between two looks at whether an update was acknowledged."""
 UNBOUNDED = 1_000_000
 """Requests of one address, which all clients here share, that no rate turns away."""
 
@@ -44,7 +46,7 @@ class Serving:
     alone: float
     """Seconds for which one client asks and updates alone, half of them before the load and half after."""
     kills: int
-    """How often the server is killed during a load."""
+    """How often the server is killed during a load, each time after it has acknowledged an update."""
     before_kill: float
     """Seconds of load before each kill, at most; the kill comes at a time drawn from its second half."""
     ready: float
@@ -160,7 +162,10 @@ class Run:
         again, wrong, before = [], 0, truth.acknowledged
         for number in tqdm(range(settings.kills), desc="kills", unit="kill"):
             load = Load(server.port, truth, settings.clients, settings.updates, settings.seed + 10 + number)
+            latest, first = time.monotonic() + settings.ready, truth.acknowledged
             time.sleep(settings.before_kill * self._random.uniform(0.5, 1))
+            while settings.updates and truth.acknowledged == first and time.monotonic() < latest:
+                time.sleep(SOON)  # else a slow machine would be killed with nothing to lose
             server.kill()
             heard, _ = load.end()
             wrong += heard.superseded

@@ -15,7 +15,7 @@ from tests.tiny import SmallWorld
 
 
 def settings(folder: Path, **changes: Any) -> Serving:
-    values: dict[str, Any] = {"clients": 3, "updates": 0.4, "seconds": 1.0, "alone": 1.0, "kills": 1}
+    values: dict[str, Any] = {"clients": 3, "updates": 0.4, "seconds": 3.0, "alone": 3.0, "kills": 1}
     values |= {"before_kill": 1.0, "ready": 120.0, "seed": 0, "memory": None, "adapter": None, "server": []}
     return Serving(**(values | {"folder": folder} | changes))
 

@@ -156,7 +156,7 @@ def tab(browser: "Browser", url: str, **how: Any) -> Iterator[Tab]:
         opened = Tab(context.new_page())
         opened.page.on("console", opened.heard)
         opened.page.on("pageerror", lambda error: opened.problems.append(str(error)))
-        opened.page.set_default_timeout(20_000)
+        opened.page.set_default_timeout(180_000)  # a busy machine is slow, not wrong
         opened.page.goto(url)
         yield opened
         assert not opened.problems, opened.problems
