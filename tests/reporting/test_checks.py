@@ -9,7 +9,8 @@ XML = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="1" ti
 <testcase classname="tests.test_bad_input" name="a"/><testcase classname="tests.test_sweeps" name="b"/>
 <testcase classname="tests.memory.test_conflicts" name="f"/>
 <testcase classname="tests.model.test_beside" name="e"/>
-<testcase classname="tests.serve.test_chat" name="g"/><testcase classname="tests.serve.test_page_browser" name="h"/>
+<testcase classname="tests.serve.test_chat" name="g"/>
+<testcase classname="tests.serve.test_page_browser" name="h"/>
 <testcase classname="tests.serve.test_guard" name="i"/><testcase classname="tests.serve.test_guard" name="j"/>
 <testcase classname="tests.test_x" name="c"><failure>no</failure></testcase>
 <testcase classname="tests.test_bad_input" name="d"><skipped/></testcase></testsuite></testsuites>"""
