@@ -227,9 +227,11 @@ def test_the_retrieval_is_fitted_to_a_sample_of_either_kind(
     known = some_examples(system, 20)
     start = {name: p.detach().clone() for name, p in system.heads.named_parameters()}
     pool = Pool(known[human:], known[:human], [])
-    figures = fit_retrieval(system, pool, known[:8], retrieval(**changes), 0.2, 0, tmp_path)
+    figures, trust = fit_retrieval(system, pool, known[:8], retrieval(**changes), 0.2, 0, tmp_path)
     tried = {"0", "1"} if changes.get("correction_steps", 2) else {"0"}
     assert figures.keys() == tried | {"chosen"}
+    # Without relations to tell apart there is nothing to rehearse.
+    assert set(trust) == ({"0.5", "1", "0.5 new", "1 new", "chosen"} if layout == "factored" else set())
     moved = {name for name, p in system.heads.named_parameters() if not torch.equal(p, start[name])}
     idle = {name for name in start if name.startswith(("relation", "map"))}
     assert moved == start.keys() - (idle if layout == "slot" else set())

@@ -89,7 +89,7 @@ def fitted(
     }
     figures: dict[str, Any] = {"method": name, "seed": seed, "labels": labels}
     if isinstance(system, OurSystem):
-        figures["correction"] = fit_retrieval(
+        figures["correction"], figures["trust"] = fit_retrieval(
             system, pool, answerable, train.retrieval, train.unanswerable, seed, out
         )
     if isinstance(system, RagTunedSystem):

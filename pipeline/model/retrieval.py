@@ -48,6 +48,12 @@ class Retrieval:
     """Entities drawn for the whole batch."""
     examples: int
     """Training questions that are encoded; 0 is all."""
+    relation_folds: int
+    """Folds of the relations that are kept from heads in turn, to learn what is to be done with relations that
+    training doesn't ask for (`pipeline.model.rehearsal`); 0, for ablation, learns from known ones alone."""
+    trusts: list[float]
+    """Shares of the way from the encoder's own similarity to the fitted relation head that are tried on
+    validation questions whose relation the heads don't know; 1 is always among them."""
     joint_rate: float
     """Learning rate of the retrieval while the reader is fitted, as a share of the reader's."""
     held: float
@@ -94,6 +100,12 @@ class Retrieval:
                     )
         if not 0 <= self.held < 1:
             raise ValueError(f"train.retrieval.held must be in [0, 1), not {self.held}")
+        if self.relation_folds < 0 or self.relation_folds == 1:
+            raise ValueError(
+                f"train.retrieval.relation_folds must be 0 or at least 2, not {self.relation_folds}"
+            )
+        if not all(0 <= trust <= 1 for trust in self.trusts):
+            raise ValueError(f"train.retrieval.trusts must be in [0, 1], not {self.trusts}")
         if not 0 <= self.joint_rate <= 1:
             raise ValueError(f"train.retrieval.joint_rate must be in [0, 1], not {self.joint_rate}")
 
@@ -105,6 +117,7 @@ def fit_heads(
     slots: Int[Tensor, "B 3"],
     settings: Retrieval,
     steps: Steps,
+    entities: bool = True,
 ) -> list[dict[str, float]]:
     """Fit the heads to questions with known slots, by InfoNCE over entities and cross-entropy over relations.
 
@@ -116,6 +129,8 @@ def fit_heads(
             relation of each question, -1 where it asks for one hop.
         settings: steps, negatives, learning rate.
         steps: wraps the iteration, for a progress bar.
+        entities: whether entities are learned; where not, what asks for them stays, and the share below is
+            not known.
 
     Returns:
         One row a step: step, aux_loss and the share of questions whose entity comes first in the batch.
@@ -137,8 +152,9 @@ def fit_heads(
         drawn = torch.randint(len(slots), (size,), device=slots.device)
         query = ask(drawn)
         gold, relation = slots[drawn, 0], place[drawn]
-        entity_loss, first = _contrast(query.key, keys, gold, settings)
-        loss = entity_loss
+        loss, first = query.key.new_zeros(()), math.nan
+        if entities:
+            loss, first = _contrast(query.key, keys, gold, settings)
         if memory.settings.layout == "factored":
             loss = loss + F.cross_entropy(query.relation @ relations.T, relation)
         if query.second is not None and query.stop is not None:

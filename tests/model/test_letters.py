@@ -135,11 +135,11 @@ def test_fitting_it_finds_the_name_that_the_vectors_do_not(
 
     before = right()
     heads = {name: value.clone() for name, value in system.heads.state_dict().items()}
-    curve = fit_letters(system, examples, retrieval(letters_steps=150), quiet)
+    curve = fit_letters(system, [(system.heads, examples)], retrieval(letters_steps=150), quiet)
     assert curve[-1]["aux_loss"] < 0.5 * curve[0]["aux_loss"]
     assert right() > max(before, 0.6)
     assert all(torch.equal(value, heads[name]) for name, value in system.heads.state_dict().items())
-    assert fit_letters(system, [Example("Why?", (), ())], retrieval(), quiet) == []
+    assert fit_letters(system, [(system.heads, [Example("Why?", (), ())])], retrieval(), quiet) == []
 
 
 def test_a_row_without_facts_stays_finite() -> None:

@@ -112,7 +112,8 @@ def test_the_null_fact_is_calibrated_to_the_share_of_questions_without_an_answer
     known = some_examples(system, 12)
     others = {name: p.clone() for name, p in system.state_dict().items() if not name.startswith("null.")}
     settings = retrieval(null_steps=1500, null_learning_rate=0.05)
-    fit_null(system, known, UNANSWERABLE, share, settings, quiet)
+    views = [(system.heads, known)], [(system.heads, UNANSWERABLE)]
+    fit_null(system, *views, share, settings, quiet)
     with_answer, without = doubts(system, known).mean(), doubts(system, UNANSWERABLE).mean()
     assert (1 - share) * with_answer + share * without == pytest.approx(share, abs=0.01)
     assert without > with_answer + 0.1
@@ -227,6 +228,8 @@ def test_a_correction_that_is_worth_nothing_gets_no_weight(
         ({"steps": -1}, "train.retrieval.steps must be at least 0, not -1"),
         ({"random_negatives": -1}, "train.retrieval.random_negatives must be at least 0, not -1"),
         ({"k_validation": 0}, "train.retrieval.k_validation must be at least 1, not 0"),
+        ({"relation_folds": 1}, "train.retrieval.relation_folds must be 0 or at least 2, not 1"),
+        ({"trusts": [0.5, 1.5]}, r"train.retrieval.trusts must be in \[0, 1\], not \[0.5, 1.5\]"),
         ({"joint_rate": 2.0}, r"train.retrieval.joint_rate must be in \[0, 1\], not 2.0"),
         ({"batch_size": 0}, "train.retrieval.batch_size must be at least 1, not 0"),
         ({"rerank_batch": 0}, "train.retrieval.rerank_batch must be at least 1, not 0"),
