@@ -128,7 +128,7 @@ def _slots(system: OurSystem, known: Sequence[Example]) -> Int[Tensor, "B 3"]:
 def _asking(
     system: OurSystem, known: Sequence[Example]
 ) -> Callable[[RetrievalHeads, Int[Tensor, " B"]], Query]:
-    """Return what gives the queries of `known` by heads; texts are encoded once, early states made each time."""
+    """Return what gives the queries of `known`; texts are encoded once, early states made each time."""
     if system.method.question == "states":
         return lambda heads, drawn: system.query([known[i].text for i in drawn.tolist()])
     vectors = system.encoder.encode([e.text for e in known], lambda b: bar(b, "questions"))

@@ -29,9 +29,7 @@ CERTAIN = 0.9
 """Probability that a text asks nothing from which on it may be refused, however rare questions are there."""
 
 
-def fit_letters(
-    system: OurSystem, views: Views, settings: Retrieval, steps: Steps
-) -> list[dict[str, float]]:
+def fit_letters(system: OurSystem, views: Views, settings: Retrieval, steps: Steps) -> list[dict[str, float]]:
     """Fit the correction by letters to the candidates that heads find, the heads held still.
 
     Args:

@@ -8,7 +8,7 @@ doi:10.1016/S0893-6080(05)80023-1), and tell two things that no question of a kn
 
 - how far to go from the encoder's own similarity, λ = 0, to the fitted relation head, λ = 1, by interpolating
   their weights (Wortsman et al. 2022, arXiv 2109.01903): `choose_trust`;
-- what letters and doubts look like where the relation is new: `pipeline.model.judging` learns from their finds.
+- what letters and doubts look like where a relation is new: `pipeline.model.judging` learns from their finds.
 """
 
 import random
@@ -86,9 +86,7 @@ def _of(
     return lambda drawn: ask(heads, rows[drawn])
 
 
-def unfamiliar(
-    system: OurSystem, rehearsed: Sequence[Rehearsed], examples: Sequence[Example]
-) -> Views:
+def unfamiliar(system: OurSystem, rehearsed: Sequence[Rehearsed], examples: Sequence[Example]) -> Views:
     """Return each fold's heads with those of the examples that ask for a relation which they don't know."""
     gold = [example.via[0] if example.via else example.gold[0] for example in examples if example.gold]
     relations = iter(system.memory.triples[gold][:, 1].tolist())

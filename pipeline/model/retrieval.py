@@ -1,7 +1,7 @@
 """Training of what finds facts: the two heads, and the correction by the language model's early states."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,13 +49,14 @@ class Retrieval:
     examples: int
     """Training questions that are encoded; 0 is all."""
     relation_folds: int
-    """Folds of the relations that are kept from heads in turn, to learn what is to be done with relations that
+    """Folds of the relations that are kept from heads in turn, to learn what to do with relations that
     training doesn't ask for (`pipeline.model.rehearsal`); 0, for ablation, learns from known ones alone."""
     trusts: list[float]
     """Shares of the way from the encoder's own similarity to the fitted relation head that are tried on
     validation questions whose relation the heads don't know; 1 is always among them."""
     joint_rate: float
-    """Learning rate of the retrieval while the reader is fitted, as a share of the reader's."""
+    """Learning rate of the retrieval while the reader is fitted, as a share of the reader's. What it learns then
+    is kept where validation finds more with it; 0, for ablation, leaves it as it was fitted before."""
     held: float
     """Share of those that the heads are not fitted to, so that what judges their finds can be."""
     letters_steps: int
@@ -244,13 +245,43 @@ def choose_weight(
     accuracy: dict[float, float] = {}
     for weight in sorted({0.0, *weights}):
         system.correction.beta.fill_(weight)
-        right = 0.0
-        for start in range(0, len(examples), 64):
-            batch = examples[start : start + 64]
-            found = system.found([example.text for example in batch])
-            best = found.scores.argmax(dim=-1, keepdim=True)
-            right += gold_paths(found.facts.gather(1, best), found.via.gather(1, best), batch).sum().item()
-        accuracy[weight] = right / len(examples)
+        accuracy[weight] = _accuracy(system, examples)
     chosen = max(accuracy, key=lambda weight: (accuracy[weight], -weight))
     system.correction.beta.fill_(chosen)
     return {f"{weight:g}": share for weight, share in accuracy.items()} | {"chosen": chosen}
+
+
+@torch.no_grad()
+def keep_better(
+    system: OurSystem, before: Mapping[str, Tensor], examples: Sequence[Example]
+) -> dict[str, float]:
+    """Undo what the retrieval learned along with the reader, unless it answers more of `examples` so.
+
+    The reader's batches hold relations and wordings that training knows alone.
+
+    Args:
+        system: what is set back, or left as it is.
+        before: values of what was fitted before the reader, by name.
+        examples: validation questions with gold facts.
+
+    Returns:
+        Accuracy of the first fact `before` and `after`, and whether what came after is `kept`.
+    """
+    after = {name: value.clone() for name, value in system.state_dict().items() if name in before}
+    late = _accuracy(system, examples)
+    system.load_state_dict(system.state_dict() | dict(before))
+    early = _accuracy(system, examples)
+    if late > early:
+        system.load_state_dict(system.state_dict() | after)
+    return {"before": early, "after": late, "kept": float(late > early)}
+
+
+def _accuracy(system: OurSystem, examples: Sequence[Example]) -> float:
+    """Return the share of questions that the first fact answers."""
+    right = 0.0
+    for start in range(0, len(examples), 64):
+        batch = examples[start : start + 64]
+        found = system.found([example.text for example in batch])
+        best = found.scores.argmax(dim=-1, keepdim=True)
+        right += gold_paths(found.facts.gather(1, best), found.via.gather(1, best), batch).sum().item()
+    return right / len(examples)

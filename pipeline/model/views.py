@@ -22,7 +22,7 @@ def asked_by(system: OurSystem, heads: RetrievalHeads) -> Iterator[None]:
 
 
 def batches(system: OurSystem, views: Views) -> Iterator[Sequence[Example]]:
-    """Return the questions in batches; while a batch is looked at, the system asks by the heads of its view."""
+    """Return the questions in batches; until the next one, the system asks by the heads of its view."""
     for heads, examples in views:
         with asked_by(system, heads):
             yield from (examples[start : start + BATCH] for start in range(0, len(examples), BATCH))

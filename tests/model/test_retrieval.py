@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.judging import choose_threshold, fit_null
-from pipeline.model.retrieval import Ask, _contrast, choose_weight, fit_correction, fit_heads
+from pipeline.model.retrieval import Ask, _contrast, choose_weight, fit_correction, fit_heads, keep_better
 from pipeline.model.system import Example, gold_mask
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import opened, ours, retrieval, some_examples
@@ -220,6 +220,29 @@ def test_a_correction_that_is_worth_nothing_gets_no_weight(
     query = system.query([example.text for example in examples])
     best = system.memory.search(query, 1).facts
     assert found["0"] == pytest.approx(gold_mask(best, examples).float().mean().item())
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_what_was_learned_with_the_reader_stays_where_it_finds_more(
+    better: bool, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(head_width=32), world, lm, encoder)
+    examples = some_examples(system, 20)
+    prefixes = system.fitted_before
+
+    def state() -> dict[str, Tensor]:
+        return {n: v.clone() for n, v in system.state_dict().items() if n.startswith(prefixes)}
+
+    states = [state()]
+    fitted(system, examples, retrieval(steps=150, batch_size=20, learning_rate=0.03))
+    states.append(state())
+    before, after = states if better else states[::-1]
+    system.load_state_dict(after, strict=False)
+    found = keep_better(system, before, examples)
+    assert (found["after"] > found["before"]) == better == bool(found["kept"])
+    wanted = after if better else before
+    assert all(torch.equal(value, wanted[name]) for name, value in state().items())
+    assert keep_better(system, state(), examples)["kept"] == 0.0, "on a tie it is what was before"
 
 
 @pytest.mark.parametrize(
