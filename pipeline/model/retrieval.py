@@ -55,8 +55,8 @@ class Retrieval:
     """Shares of the way from the encoder's own similarity to the fitted relation head that are tried on
     validation questions whose relation the heads don't know; 1 is always among them."""
     joint_rate: float
-    """Learning rate of the retrieval while the reader is fitted, as a share of the reader's. What it learns then
-    is kept where validation finds more with it; 0, for ablation, leaves it as it was fitted before."""
+    """Learning rate of the retrieval while the reader is fitted, as a share of the reader's. What it learns
+    then is kept where validation finds more with it; 0, for ablation, leaves it as it was fitted."""
     held: float
     """Share of those that the heads are not fitted to, so that what judges their finds can be."""
     letters_steps: int
