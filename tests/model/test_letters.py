@@ -36,6 +36,7 @@ def slow(question: str, name: str, noun: str) -> list[float]:
         len(words) / 10,
         len(found) / 20,
         len(trigrams(question) & trigrams(noun)) / len(trigrams(question)),
+        len(trigrams(question) & trigrams(noun)) / len(trigrams(noun)),
     ]
 
 
@@ -79,7 +80,7 @@ def test_a_second_noun_counts_by_what_the_first_one_does_not_say(
     ).facts
     questions = [f"What is the {noun} of Alm?", f"The {noun} of the {noun} of Alm", f"{noun} {noun} Alm"]
     facts = torch.tensor([[same, other]] * 3)
-    found = overlaps(memory, questions, facts, torch.full_like(facts, first))[..., 7]
+    found = overlaps(memory, questions, facts, torch.full_like(facts, first))[..., 8]
     assert found[0, 0] == 0
     for row in (1, 2):
         share = len(trigrams(noun)) / len(trigrams(questions[row]))
