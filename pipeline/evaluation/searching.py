@@ -47,9 +47,7 @@ def fit_retrieval(
     known = _balanced(pool, settings.examples, draw)
     judged = known
     if system.letters:
-        draw.shuffle(known)
-        cut = max(1, round(settings.held * len(known)))
-        judged, known = known[:cut], known[cut:] or known
+        judged, known = _apart(system, known, settings.held, draw)
     taught = [example for example in known if example.gold]
     held = list(valid)
     if settings.validation and len(held) > settings.validation:
@@ -133,6 +131,27 @@ def _asking(
         return lambda heads, drawn: system.query([known[i].text for i in drawn.tolist()])
     vectors = system.encoder.encode([e.text for e in known], lambda b: bar(b, "questions"))
     return lambda heads, drawn: heads(vectors[drawn.to(vectors.device)])
+
+
+def _apart(
+    system: OurSystem, known: Sequence[Example], share: float, draw: random.Random
+) -> tuple[list[Example], list[Example]]:
+    """Return at least `share` of the questions, about entities that no other asks about, and the others.
+
+    Heads that were fitted to other questions about the same entities would be surer of these than of new
+    ones. Where that leaves no others, they are all questions.
+    """
+    groups: dict[object, list[Example]] = {}
+    for example in known:
+        asked = (example.via or example.gold)[:1]
+        key = int(system.memory.triples[asked[0], 0]) if asked else example.text
+        groups.setdefault(key, []).append(example)
+    order = list(groups.values())
+    draw.shuffle(order)
+    apart: list[Example] = []
+    while order and len(apart) < max(1, round(share * len(known))):
+        apart += order.pop()
+    return apart, [example for group in order for example in group] or list(known)
 
 
 def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:

@@ -58,7 +58,8 @@ class Retrieval:
     """Learning rate of the retrieval while the reader is fitted, as a share of the reader's. What it learns
     then is kept where validation finds more with it; 0, for ablation, leaves it as it was fitted."""
     held: float
-    """Share of those that the heads are not fitted to, so that what judges their finds can be."""
+    """Share of those that the heads are not fitted to, all about entities that they don't know, so that what
+    judges their finds can be."""
     letters_steps: int
     """Steps of the correction by letters over all those questions at once."""
     letters_learning_rate: float
