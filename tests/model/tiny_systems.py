@@ -183,6 +183,8 @@ def retrieval(**changes: Any) -> Retrieval:
         "hard_negatives": 2,
         "random_negatives": 4,
         "examples": 12,
+        "relation_folds": 2,
+        "trusts": [0.5],
         "joint_rate": 0.1,
         "held": 0.2,
         "letters_steps": 3,
