@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.model.fitting import Pool, Train
+from pipeline.model.batches import Pool, Train
 from pipeline.model.judging import fit_asking, fit_letters, fit_null
 from pipeline.model.ours import OurSystem
 from pipeline.model.ragtuned import RagTunedSystem
