@@ -1,0 +1,16 @@
+"""Runs other people's Python without measuring its coverage, which makes it three times as slow."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Let no tracer see what this thread runs inside: for calls that run none of pipeline/."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
