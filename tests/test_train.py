@@ -20,7 +20,7 @@ from pipeline.evaluation.training import _key, relabelled
 from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.adapter import load_adapter
-from pipeline.model.fitting import Pool, Train
+from pipeline.model.batches import Pool, Train
 from pipeline.model.ours import OurSystem
 from pipeline.model.ragtuned import RagTuned
 from pipeline.model.settings import Ours

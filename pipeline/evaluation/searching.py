@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.memory.facts import Query
-from pipeline.model.fitting import Pool, Train
+from pipeline.model.batches import Pool, Train
 from pipeline.model.heads import RetrievalHeads
 from pipeline.model.judging import fit_asking, fit_letters, fit_null
 from pipeline.model.ours import OurSystem

@@ -19,8 +19,9 @@ from pipeline.evaluation.systems import NAMES, open_system
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
+from pipeline.model.batches import Pool, Train
 from pipeline.model.dysk import Dysk, DyskDense
-from pipeline.model.fitting import Pool, Train, fit
+from pipeline.model.fitting import fit
 from pipeline.model.judging import choose_threshold
 from pipeline.model.labels import Labels, labelled
 from pipeline.model.narrow import narrow_rows

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipeline.evaluation.systems import Method, open_system
+from pipeline.model.batches import Train
 from pipeline.model.bm25 import Bm25
 from pipeline.model.closedbook import ClosedBook
 from pipeline.model.dysk import Dysk, DyskDense
-from pipeline.model.fitting import Train
 from pipeline.model.icl import Icl
 from pipeline.model.labels import Labels
 from pipeline.model.linking import Linking
