@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import StaticCache
 
 from pipeline.config import UserError
-from pipeline.model.arena import FactArena, Read
+from pipeline.model.arena import FactArena, Front, Read
 from pipeline.model.compiling import Backend, Recorded, compiled
-from pipeline.model.inbox import Inbox
 from pipeline.model.parts import with_layers
 from pipeline.model.places import NAME, Layer, Places, cache_of, head_sizes
 from pipeline.model.reader import Reader
@@ -76,17 +75,26 @@ class Decoder:
             cache = cache_of(reader, below)
             self._below = _Below(_own(reader, 0, first), cache, self._places, begun, backend)
             above = _own(reader, first, reader.layers)
+        self.front = None
+        """Where facts are told of; None for the bare model."""
+        if arena is not None:
+            self.front = Front(questions, widths[-1], self._places.hidden, reader.device)
         self._readings = []
         for width in widths:
             held = over[..., widths[-1] - width :, :]
             cache = cache_of(
                 reader, below + [Layer(states[0], states[1], self._places.at, width) for states in held]
             )
-            facts_of = None if arena is None else _Facts(arena, held, width, self._places)
+            facts_of = None if arena is None or self.front is None else _Facts(arena, held, width, self.front)
             self._readings.append(_Reading(whole, above, begun, cache, self._places, facts_of, backend))
         self._now = self._readings[-1]
         self.done = 0
         """Steps since the last prefill."""
+
+    @property
+    def width(self) -> int:
+        """Places for the tokens of facts in the last prefill and the steps after it."""
+        return self._now.width
 
     def prefill(self, prompts: Sequence[Sequence[int]], facts: Read | None = None) -> Int[Tensor, " B"]:
         """Compute the prompts after `facts`; return the first token of each answer, until the next call.
@@ -119,14 +127,28 @@ class Decoder:
         Raises:
             UserError: there are more tokens of facts than were planned for.
         """
-        held = 0 if facts is None else facts.width
-        enough = [reading for reading in self._readings if held <= reading.width]
+        self.narrow(0 if facts is None else facts.width)
+        if self.front is not None:
+            self.front.take(facts)
+        return self._now.prefill()
+
+    def go_on(self, width: int) -> Int[Tensor, " B"]:
+        """Do as `finish`, after at most `width` tokens of facts that the device itself has put in `front`."""
+        self.narrow(width)
+        return self._now.prefill()
+
+    def narrow(self, width: int) -> None:
+        """Step from here on with places for `width` tokens of facts, no fewer than were read.
+
+        Raises:
+            UserError: there are more tokens of facts than were planned for.
+        """
+        enough = [reading for reading in self._readings if width <= reading.width]
         if not enough:
             raise UserError(
-                f"{held} tokens of facts don't fit a decoder that was made for {self._readings[-1].width}"
+                f"{width} tokens of facts don't fit a decoder that was made for {self._readings[-1].width}"
             )
         self._now, self.done = enough[0], 0
-        return self._now.prefill(facts)
 
     def step(self) -> Int[Tensor, " B"]:
         """Return the token that follows the last one, for each question, until the next call.
@@ -160,7 +182,9 @@ class Decoder:
         """Compile and record everything."""
         for reading in self._readings:
             self.begin([[self.reader.stop]] * self._places.questions)
-            reading.prefill(None)
+            if self.front is not None:
+                self.front.take(None)
+            reading.prefill()
             reading.step()
 
 
@@ -200,28 +224,15 @@ class _Below:
 class _Facts:
     """The facts of a batch, at their places."""
 
-    def __init__(self, arena: FactArena, held: Held, width: int, places: Places) -> None:
-        self.width, self._arena, self._held, self._hidden = width, arena, held, places.hidden
-        shape, device = (places.questions, width), held.device
-        self._given, self._shifts = Inbox(shape, torch.long, device), Inbox(shape, torch.float32, device)
+    def __init__(self, arena: FactArena, held: Held, width: int, front: Front) -> None:
+        self.width, self._arena, self._held, self._front = width, arena, held, front
 
     @property
     def shifts(self) -> Float[Tensor, "B J"]:
-        return self._shifts.tensor
-
-    def take(self, facts: Read | None) -> None:
-        given, shifts = self._given.opened(), self._shifts.opened()
-        given.fill(0)
-        shifts.fill(self._hidden)
-        if facts is not None:
-            for row, (places, row_shifts) in enumerate(zip(*facts, strict=True)):
-                given[row, : len(places)] = places
-                shifts[row, : len(places)] = row_shifts
-        self._given.send()
-        self._shifts.send()
+        return self._front.shifts[:, self._front.width - self.width :]
 
     def copy(self) -> None:
-        places = self._given.tensor
+        places = self._front.places[:, self._front.width - self.width :]
         states = self._arena.states.index_select(3, places.flatten())
         rows = states.view(*states.shape[:3], *places.shape, states.shape[-1])
         self._held[..., : self.width, :].copy_(rows.movedim(3, 2))
@@ -250,9 +261,7 @@ class _Reading:
         self._prompts = Recorded(self._compute_prompts, device, record=bool(backend))
         self._next = Recorded(self._compute_next, device, state, bool(backend))
 
-    def prefill(self, facts: Read | None) -> Int[Tensor, " B"]:
-        if self._facts is not None:
-            self._facts.take(facts)
+    def prefill(self) -> Int[Tensor, " B"]:
         self._prompts()
         return self._places.last
 

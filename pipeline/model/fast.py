@@ -1,6 +1,7 @@
 """A trained system whose answers come from what torch compiled and recorded: for a GPU that serves it."""
 
 import copy
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,12 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.finder import Finder, Found
 from pipeline.model.ours import OurSystem
 from pipeline.model.system import Reply
+
+
+LATELY = 8
+"""Batches by which it is guessed how wide the facts of the next one are."""
+CLOSE = 1e-3
+"""Nats that the host's log-shares may be off those of the device."""
 
 
 class Fast:
@@ -31,6 +38,8 @@ class Fast:
         answer: tokens of the longest answer.
         facts: tokens of facts that a question may read; of several numbers the least that is enough counts.
         backend: what torch compiles with; "" computes everything as it is written.
+        ahead: whether facts are read as soon as the device has chosen them, before the host knows which:
+            where it finds that they don't stand there, they are read once more. None is to do so on a GPU.
     """
 
     def __init__(
@@ -41,19 +50,27 @@ class Fast:
         answer: int,
         facts: Sequence[int],
         backend: Backend = "inductor",
+        ahead: bool | None = None,
     ) -> None:
+        self.ahead = system.reader.device.type == "cuda" if ahead is None else ahead
+        self.again = 0
+        """Batches whose facts were read once more."""
+        self._widths = deque([0], maxlen=LATELY)
         self.system, self.questions = system, questions
         self._prompt, self._facts, self._backend = prompt, max(facts), backend
         self._arena = FactArena(system.facts, system.method.fact_cache)
         reader = copy.copy(system.reader)
         reader.lm = system.lowrank.applied(system.reader.lm)
+        self._finder: Finder | None = None
         self._decoder = Decoder(reader, questions, prompt, answer, self._arena, facts, backend)
         self.renew()
 
     def renew(self) -> None:
         """Lay out anew what facts are found in."""
-        suited = Finder.suited(self.system)
-        self._finder = Finder(self.system, self.questions, self._backend) if suited else None
+        front = self._decoder.front
+        self._finder = None
+        if Finder.suited(self.system) and front is not None:
+            self._finder = Finder(self.system, self.questions, front, self._backend)
 
     @property
     def current(self) -> bool:
@@ -83,35 +100,75 @@ class Fast:
         finder = self._begun(questions)
         prompts = self.system.reader.prompts(questions)
         fits = len(questions) == self.questions and max(map(len, prompts), default=0) <= self._prompt
-        if fits and not self.system.method.isolate:
-            self._decoder.begin(prompts)  # meanwhile facts are looked for
-        found = None if finder is None else finder.finish()
         if not fits or self.system.method.isolate:
             return None
-        chosen, facts = self._chosen(questions, found)
-        return None if facts.width > self._facts else (chosen, self._decoder.finish(facts))
+        self._decoder.begin(prompts)  # meanwhile facts are looked for
+        width, first = min(max(self._widths), self._facts), None
+        if self.ahead and finder is not None:
+            finder.await_choice()
+            first = self._decoder.go_on(width)
+        found = None if finder is None or not finder.word(questions) else finder.finish()
+        chosen, facts, same = self._chosen(questions, found)
+        self._widths.append(facts.width)
+        if facts.width > self._facts:
+            return None
+        if first is not None and same and facts.width <= self._decoder.width:
+            self._decoder.narrow(facts.width)
+            return chosen, first
+        self.again += first is not None
+        return chosen, self._decoder.finish(facts)
 
     @torch.no_grad()
     def found(self, questions: Sequence[str]) -> tuple[Reply, Read]:
         """Return a reply without texts, and where the facts to read stand: the first part of `first`."""
         finder = self._begun(questions)
-        return self._chosen(questions, None if finder is None else finder.finish())
+        found = None if finder is None or not finder.word(questions) else finder.finish()
+        return self._chosen(questions, found)[:2]
 
     def read(self, prompts: Sequence[Sequence[int]], facts: Read) -> Int[Tensor, " B"]:
         """Return the first tokens of the answers, until the next call: the second part of `first`."""
         return self._decoder.prefill(prompts, facts)
 
     def _begun(self, questions: Sequence[str]) -> Finder | None:
+        """Set out to find and choose facts; return what does, None where it can't."""
         finder = self._finder
-        return finder if finder is not None and finder.follow() and finder.begin(questions) else None
+        if finder is None or not finder.follow() or not finder.begin(questions):
+            return None
+        return finder if finder.choose(questions) else None
 
-    def _chosen(self, questions: Sequence[str], found: Found | None) -> tuple[Reply, Read]:
-        system = self.system
-        chosen, log_shares = system.select(questions) if found is None else system.chosen(*found)
+    def _chosen(self, questions: Sequence[str], found: Found | None) -> tuple[Reply, Read, bool]:
+        """Return a reply without texts, what is read for it, and whether the device chose just that."""
+        system, memory = self.system, self.system.memory
+        if found is None:
+            chosen, log_shares = system.select(questions)
+        else:
+            chosen, log_shares = system.chosen(found.candidates, found.null, found.doubt)
         shifts: list[list[float]] = log_shares.tolist()
         if not system.method.shift:
             shifts = [[0.0] * len(row) for row in shifts]
-        return chosen, self._arena.read([system.memory.told(row) for row in chosen.facts], shifts)
+        texts = [memory.told(row) for row in chosen.facts]
+        read = self._arena.read(texts, shifts)
+        return chosen, read, found is not None and self._agreed(found, chosen, log_shares, texts)
+
+    def _agreed(self, found: Found, chosen: Reply, log_shares: Tensor, texts: list[list[str]]) -> bool:
+        """Return whether the device read just that; tell it how facts stand where it did not."""
+        assert self._finder is not None
+        known, memory = self._finder.known, self.system.memory
+        facts = (fact for row in chosen.facts for fact in row)
+        places = dict(zip(facts, (self._arena.places(text) for row in texts for text in row), strict=True))
+        read = found.read >= 0
+        if (
+            known.agrees(places)
+            and [row[row >= 0].tolist() for row in found.read] == chosen.facts
+            and bool(((found.log_shares - log_shares).abs() < CLOSE)[read].all())
+        ):
+            return True
+        best = found.candidates.facts[:, : read.shape[1]]
+        rows = best[best >= 0].unique()
+        heads, relations, _ = memory.columns(rows).tolist()
+        slots = dict(zip(rows.tolist(), zip(heads, relations, strict=True), strict=True))
+        known.learn(places, slots, dict(zip(slots, memory.told(list(slots)), strict=True)))
+        return False
 
     @torch.no_grad()
     def reply(self, questions: Sequence[str]) -> Reply:

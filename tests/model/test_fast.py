@@ -30,7 +30,7 @@ def system(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> OurSystem:
 
 
 def fast(system: OurSystem, **changes: object) -> Fast:
-    values = {"questions": 2, "prompt": 120, "answer": 6, "facts": [40, 160], "backend": ""}
+    values = {"questions": 2, "prompt": 120, "answer": 6, "facts": [40, 160], "backend": "", "ahead": True}
     return Fast(system, **(values | changes))  # type: ignore[arg-type]
 
 
@@ -53,13 +53,44 @@ def asked(system: OurSystem, quick: Fast, questions: list[str]) -> Reply:
     return found
 
 
-def test_replies_are_those_of_the_ordinary_path(system: OurSystem) -> None:
-    quick = fast(system)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_replies_are_those_of_the_ordinary_path(system: OurSystem, ahead: bool) -> None:
+    quick = fast(system, ahead=ahead)
     texts = [example.text for example in some_examples(system, 20)]
     replies = [asked(system, quick, texts[i : i + 2]) for i in range(0, 20, 2)]
     assert quick.current
+    assert (quick.again > 0) == ahead
     assert 0 < sum(sum(reply.refused) for reply in replies) < 20
     assert len({len(row) for reply in replies for row in reply.facts}) > 1
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_what_was_read_before_is_read_without_the_host(system: OurSystem, count: int) -> None:
+    """And by the same words: the host agrees, however many values a slot has."""
+    memory = system.memory
+    memory.upsert([Fact("N1", "P36", f"N{n}", "Newland", "capital", f"City {9 - n}") for n in range(2, 6)])
+    texts = [*(example.text for example in some_examples(system, count)), "What is the capital of Newland?"]
+    batches = [texts[:count], texts[-count:]]
+    quick = fast(system, questions=count, facts=[40, 200])
+    for batch in batches:
+        asked(system, quick, batch)
+    once = quick.again
+    assert 0 < once <= 2
+    quick._widths.append(200)
+    replies = [asked(system, quick, batch) for batch in batches * 2]
+    assert quick.again == once
+    assert any(memory.text(row).startswith("The capital of Newland") for row in replies[1].facts[-1])
+
+
+def test_what_is_wider_than_the_last_ones_is_read_once_more(system: OurSystem) -> None:
+    quick = fast(system, questions=1, facts=[16, 160])
+    for _ in range(2):
+        asked(system, quick, QUESTIONS[:1])
+    assert quick.again == 1
+    quick._widths.append(0)
+    quick._widths = type(quick._widths)([0], maxlen=1)
+    asked(system, quick, QUESTIONS[:1])
+    assert quick.again == 2
 
 
 def test_a_compiled_path_gives_the_same_replies(system: OurSystem) -> None:
