@@ -31,7 +31,7 @@ class Read(NamedTuple):
 
 
 class Front:
-    """Places in front of prompts for the tokens of facts: where their keys and values stand, and their shifts.
+    """Places in front of prompts for the tokens of facts: where their keys and values stand, and shifts.
 
     A question's tokens take the last places of its row: those next to its prompt.
 

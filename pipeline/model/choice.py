@@ -72,7 +72,9 @@ def choose(
     )
 
 
-def _before(slots: Int[Tensor, "2 B k"], order: Int[Tensor, "B k"], none: Bool[Tensor, "B k"]) -> Int[Tensor, "B k"]:
+def _before(
+    slots: Int[Tensor, "2 B k"], order: Int[Tensor, "B k"], none: Bool[Tensor, "B k"]
+) -> Int[Tensor, "B k"]:
     """Return how many facts of each one's slot come before it; see `pipeline.model.selection.spread`."""
     slots = slots.masked_fill(none, -1)
     alike = (slots[..., None] == slots[:, :, None]).all(dim=0)

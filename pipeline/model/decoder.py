@@ -7,7 +7,7 @@ there, and facts add their shift to it. The layers below need no facts, so they 
 still looked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from pipeline.config import UserError
 from pipeline.model.arena import FactArena, Front, Read
 from pipeline.model.compiling import Backend, Recorded, compiled
 from pipeline.model.parts import with_layers
+from pipeline.model.pieces import Pieces
 from pipeline.model.places import NAME, Layer, Places, cache_of, head_sizes
 from pipeline.model.reader import Reader
 
@@ -177,6 +178,19 @@ class Decoder:
         kept = [row[: row.index(stop)] if stop in row else row for row in rows]
         texts = self.reader.tokenizer.batch_decode(kept, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def spoken(self, first: Int[Tensor, " B"], limit: int | None = None) -> Iterator[list[str]]:
+        """Yield what each answer goes on with, token by token; joined, the pieces are what `rest` returns."""
+        most, tokens = limit or self._places.answer, first
+        said = [Pieces(self.reader.tokenizer, self.reader.stop) for _ in range(len(first))]
+        for count in range(most):
+            if count:
+                tokens = self.step()
+            told = zip(said, tokens.tolist(), strict=True)
+            yield ["" if part.ended else part.add(token) for part, token in told]
+            if all(part.ended for part in said):
+                return
+        yield ["" if part.ended else part.end() for part in said]
 
     def warm(self) -> None:
         """Compile and record everything."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,6 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.finder import Finder, Found
 from pipeline.model.ours import OurSystem
 from pipeline.model.system import Reply
-
 
 LATELY = 8
 """Batches by which it is guessed how wide the facts of the next one are."""
@@ -163,11 +162,11 @@ class Fast:
             and bool(((found.log_shares - log_shares).abs() < CLOSE)[read].all())
         ):
             return True
-        best = found.candidates.facts[:, : read.shape[1]]
-        rows = best[best >= 0].unique()
-        heads, relations, _ = memory.columns(rows).tolist()
-        slots = dict(zip(rows.tolist(), zip(heads, relations, strict=True), strict=True))
-        known.learn(places, slots, dict(zip(slots, memory.told(list(slots)), strict=True)))
+        best: list[list[int]] = found.candidates.facts[:, : read.shape[1]].tolist()
+        rows = sorted({fact for row in best for fact in row if fact >= 0})
+        heads, relations, _ = memory.columns(torch.tensor(rows, dtype=torch.long)).tolist()
+        slots = dict(zip(rows, zip(heads, relations, strict=True), strict=True))
+        known.learn(places, slots, dict(zip(rows, memory.told(rows), strict=True)))
         return False
 
     @torch.no_grad()
@@ -181,3 +180,19 @@ class Fast:
         answers = self._decoder.rest(first, self.system.answer_tokens)
         kept = zip(answers, chosen.refused, chosen.facts, strict=True)
         return replace(chosen, texts=["" if no or not facts else text for text, no, facts in kept])
+
+    @torch.no_grad()
+    def spoken(self, question: str) -> tuple[Reply, Iterator[str]]:
+        """Return what `reply` does to one question, but for the text, and the text piece by piece.
+
+        The pieces are computed when they are asked for, until the next call of any method.
+        """
+        found = self.first([question]) if self.questions == 1 else None
+        if found is None:
+            with self.system.attached():
+                reply = self.system.reply([question])
+            return replace(reply, texts=[]), iter(reply.texts)
+        chosen, first = found
+        if chosen.refused[0] or not chosen.facts[0]:
+            return chosen, iter([""])
+        return chosen, (piece for [piece] in self._decoder.spoken(first, self.system.answer_tokens))

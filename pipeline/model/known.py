@@ -30,7 +30,9 @@ class Known:
         """The entry of a fact; 0, which has no tokens, for all others."""
         self.order: Int[Tensor, " facts"] = torch.zeros_like(self.entry)
         """Where its text stands among those known of its slot; equal texts stand together."""
-        self.places: Int[Tensor, "entries window"] = torch.zeros(most + 1, window, dtype=torch.long, device=device)
+        self.places: Int[Tensor, "entries window"] = torch.zeros(
+            most + 1, window, dtype=torch.long, device=device
+        )
         """Where an entry's tokens stand in the arena."""
         self.lengths: Int[Tensor, " entries"] = torch.zeros(most + 1, dtype=torch.long, device=device)
         """How many they are."""

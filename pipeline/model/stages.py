@@ -69,7 +69,9 @@ class Encoding:
         backend: see `compiled`.
     """
 
-    def __init__(self, system: OurSystem, tokens: Spelled, width: int, asked: Asked, backend: Backend) -> None:
+    def __init__(
+        self, system: OurSystem, tokens: Spelled, width: int, asked: Asked, backend: Backend
+    ) -> None:
         self.width, self._system, self._tokens, self._asked = width, system, tokens, asked
         self._compiled = compiled(self._forward, backend, f"encoding_of_{len(asked.key)}_by_{width}")
         self.run = Recorded(self._compute, asked.key.device, record=bool(backend))
@@ -160,7 +162,9 @@ class Choosing:
         found, null = system.ranked(found, letters)
         facts, scores = found.facts[:, : self.k], found.scores[:, : self.k]
         slots = self._tables.slots(facts)
-        chosen = choose(system, self._known, facts, scores, slots, null, self._front.width, self._front.hidden)
+        chosen = choose(
+            system, self._known, facts, scores, slots, null, self._front.width, self._front.hidden
+        )
         figures = torch.cat([scores, null, doubted(found.scores, null)[:, None], chosen.log_shares], dim=1)
         whole = torch.cat([found.facts, full[:, None].long(), chosen.facts], dim=1)
         told = torch.cat([whole.int(), figures.float().contiguous().view(torch.int32)], dim=1)

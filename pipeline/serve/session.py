@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,26 +128,51 @@ class Session:
         Raises:
             UserError: the question is empty or too long, or the memory holds no fact.
         """
+        question = self._checked(question)
+        began = time.perf_counter()
+        reply = self._reply(question)
+        return self._answer(question, reply, reply.texts[0], time.perf_counter() - began)
+
+    def stream(self, question: str) -> tuple[Answer, Iterator[str]]:
+        """Return what `ask` does, with the text as pieces that are computed when they are asked for.
+
+        The answer itself comes without its text, and its seconds end before the first piece. The pieces hold
+        until the next question.
+
+        Raises:
+            UserError: as `ask`.
+        """
+        question = self._checked(question)
+        began = time.perf_counter()
+        if self._fast is None:
+            reply = self._reply(question)
+            pieces: Iterator[str] = iter(reply.texts)
+        else:
+            reply, pieces = self._fast.spoken(question)
+        return self._answer(question, reply, "", time.perf_counter() - began), pieces
+
+    def _checked(self, question: str) -> str:
+        """Return the question with single spaces, if it can be asked."""
         question = " ".join(question.split())
         if not question:
             raise UserError('the question is empty; ask something: "What is the capital of France?"')
         if len(question) > LONGEST:
             raise UserError(f"the question has {len(question)} characters; shorten it to {LONGEST}")
-        memory = self.system.memory
-        if not len(memory):
+        if not len(self.system.memory):
             raise UserError(
                 "the memory holds no fact; add one by --upsert, or name a file of them by --facts"
             )
-        began = time.perf_counter()
-        reply = self._reply(question)
-        seconds = time.perf_counter() - began
+        return question
+
+    def _answer(self, question: str, reply: Reply, text: str, seconds: float) -> Answer:
+        memory = self.system.memory
         found = zip(reply.facts[0], reply.weights[0], reply.via[0], strict=True)
         used = [
             Used(memory.fact(row).key, memory.text(row), weight, memory.text(via) if via >= 0 else "")
             for row, weight, via in found
         ]
         refused = reply.refused[0] or not used
-        return Answer(question, reply.texts[0], refused, reply.refusal[0], used, seconds)
+        return Answer(question, text, refused, reply.refusal[0], used, seconds)
 
     def _reply(self, question: str) -> Reply:
         if self._fast is not None:

@@ -1,6 +1,7 @@
 """The fast path against the ordinary one: same answers, shares and refusals, after every kind of change."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,12 @@ QUESTIONS = ["What is the capital of Aland?", "Which currency does Cland have?"]
 
 @pytest.fixture
 def system(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> OurSystem:
-    made: OurSystem = opened(ours(letters=True, mass=0.5), world, lm, encoder)
+    return trained(world, lm, encoder)
+
+
+def trained(world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: object) -> OurSystem:
+    device = changes.pop("device", torch.device("cpu"))
+    made: OurSystem = opened(ours(letters=True, mass=0.5, **changes), world, lm, encoder, device=device)
     shaken(made, 0.1)
     made.temperature.data.fill_(0.2)
     made.asking.limit.fill_(0.3)
@@ -83,14 +89,52 @@ def test_what_was_read_before_is_read_without_the_host(system: OurSystem, count:
 
 
 def test_what_is_wider_than_the_last_ones_is_read_once_more(system: OurSystem) -> None:
-    quick = fast(system, questions=1, facts=[16, 160])
-    for _ in range(2):
-        asked(system, quick, QUESTIONS[:1])
-    assert quick.again == 1
+    quick = fast(system, questions=1, facts=[8, 160])
+    asked(system, quick, QUESTIONS[:1])
+    quick._widths.clear()
     quick._widths.append(0)
-    quick._widths = type(quick._widths)([0], maxlen=1)
     asked(system, quick, QUESTIONS[:1])
     assert quick.again == 2
+    asked(system, quick, QUESTIONS[:1])
+    assert quick.again == 2
+
+
+@pytest.mark.parametrize("short", [4, 30])
+def test_facts_that_left_the_arena_or_were_forgotten_are_read_once_more(
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+    short: int,
+) -> None:
+    """In an arena that holds the facts of some questions, and a device that knows as many facts or three."""
+    monkeypatch.setattr(finder, "SHORT", short)
+    system = trained(world, lm, encoder, fact_cache=110)
+    quick = fast(system, questions=1, facts=[160])
+    texts = [example.text for example in some_examples(system, 8)]
+    for text in texts:
+        asked(system, quick, [text])
+    once = quick.again
+    assert once > 3
+    asked(system, quick, texts[-1:])
+    assert quick.again == once
+    for text in texts:
+        asked(system, quick, [text])
+    assert quick.again > once + 3
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_reply_is_told_piece_by_piece(system: OurSystem, refused: bool) -> None:
+    system.null.threshold.fill_(-1.0 if refused else 2.0)
+    system.asking.limit.fill_(torch.inf)
+    quick = fast(system, questions=1)
+    for question in (*QUESTIONS, "and " * 60):
+        expected = quick.reply([question])
+        reply, pieces = quick.spoken(question)
+        told = list(pieces)
+        assert "".join(told) == expected.texts[0]
+        assert (len(told) > 1) == (not refused and question in QUESTIONS)
+        assert replace(reply, texts=expected.texts) == expected
 
 
 def test_a_compiled_path_gives_the_same_replies(system: OurSystem) -> None:
@@ -188,3 +232,24 @@ def test_everything_can_be_computed_ahead(system: OurSystem) -> None:
     assert found is not None
     assert again is not None
     assert torch.equal(found[1], again[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("count", [1, 16])
+def test_on_a_gpu_what_is_recorded_gives_the_same_replies(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, count: int
+) -> None:
+    """Two hundred questions and more, over a memory that changes in between, in too small an arena."""
+    system = trained(world, lm, encoder, device=torch.device("cuda"), fact_cache=1000)
+    memory = system.memory
+    quick = fast(system, questions=count, backend="eager", ahead=None)
+    texts = [example.text for example in some_examples(system, 30)]
+    for turn in range(-(-208 // count)):
+        asked(system, quick, [texts[(turn * count + place) % 30] for place in range(count)])
+        if turn % 5 == 4:
+            gone = memory.fact(turn % 30)
+            memory.delete([gone.key])
+            asked(system, quick, [f"What is the capital of {gone.head_label}?"] * count)
+            memory.upsert([gone])
+    assert quick.current
+    assert 0 < quick.again < 300 // count
