@@ -99,7 +99,7 @@ def test_what_is_wider_than_the_last_ones_is_read_once_more(system: OurSystem) -
     assert quick.again == 2
 
 
-@pytest.mark.parametrize("short", [4, 30])
+@pytest.mark.parametrize("short", [4, 20])
 def test_facts_that_left_the_arena_or_were_forgotten_are_read_once_more(
     world: SmallWorld,
     lm: LanguageModel,
@@ -109,7 +109,7 @@ def test_facts_that_left_the_arena_or_were_forgotten_are_read_once_more(
 ) -> None:
     """In an arena that holds the facts of some questions, and a device that knows as many facts or three."""
     monkeypatch.setattr(finder, "SHORT", short)
-    system = trained(world, lm, encoder, fact_cache=110)
+    system = trained(world, lm, encoder, fact_cache=60)
     quick = fast(system, questions=1, facts=[160])
     texts = [example.text for example in some_examples(system, 8)]
     for text in texts:
