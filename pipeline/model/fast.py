@@ -17,7 +17,7 @@ from pipeline.model.ours import OurSystem
 from pipeline.model.system import Reply
 
 LATELY = 8
-"""Batches by which it is guessed how wide the facts of the next one are."""
+"""Batches by which it is guessed how wide the facts of the next one are: as all of these but the widest."""
 CLOSE = 1e-3
 """Nats that the host's log-shares may be off those of the device."""
 
@@ -54,7 +54,7 @@ class Fast:
         self.ahead = system.reader.device.type == "cuda" if ahead is None else ahead
         self.again = 0
         """Batches whose facts were read once more."""
-        self._widths = deque([0], maxlen=LATELY)
+        self._widths = deque([0] * LATELY, maxlen=LATELY)
         self.system, self.questions = system, questions
         self._prompt, self._facts, self._backend = prompt, max(facts), backend
         self._arena = FactArena(system.facts, system.method.fact_cache)
@@ -102,7 +102,7 @@ class Fast:
         if not fits or self.system.method.isolate:
             return None
         self._decoder.begin(prompts)  # meanwhile facts are looked for
-        width, first = min(max(self._widths), self._facts), None
+        width, first = min(sorted(self._widths)[-2], self._facts), None
         if self.ahead and finder is not None:
             finder.await_choice()
             first = self._decoder.go_on(width)
