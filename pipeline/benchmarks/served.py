@@ -32,7 +32,7 @@ def compared(system: OurSystem, fast: Fast, batches: Sequence[list[str]]) -> dic
 
 
 @torch.no_grad()
-def streamed(system: OurSystem, texts: Sequence[str], backend: str) -> dict[str, list[float]]:
+def streamed(system: OurSystem, texts: Sequence[str], backend: str, ahead: bool) -> dict[str, list[float]]:
     """Return milliseconds of each way: to the first token as text, and of every later one.
 
     A session is asked, of one question at a time, and beside it the bare model, which says what it says.
@@ -42,9 +42,10 @@ def streamed(system: OurSystem, texts: Sequence[str], backend: str) -> dict[str,
         system: trained.
         texts: the questions.
         backend: what torch compiles with, the bare model too.
+        ahead: see `pipeline.model.fast`.
     """
     session = Session(Started(system, Path(), Path()))
-    session.compile(backend)
+    session.compile(backend, ahead)
     reader = system.reader
     bare = Decoder(reader, 1, PROMPT, system.answer_tokens, backend=backend)
     bare.warm()

@@ -39,7 +39,6 @@ WARM_UP = 3
 """Batches that are not counted."""
 PAIRS = {
     "prefill": "bare prefill",
-    "prefill, host first": "bare prefill",
     "cold prefill": "bare prefill beside cold",
     "step": "bare step",
 }
@@ -72,6 +71,8 @@ class Speed:
     """Steps of decoding that are timed together."""
     backend: str
     """What torch compiles with, of the bare model too, before it is recorded: `inductor`; "" for nothing."""
+    ahead: bool
+    """Whether the device goes on with what it chose before the host knows; see `pipeline.model.fast`."""
     compared: int
     """Questions of each size whose fast replies are held against the ordinary ones; 0 for none."""
     streamed: int
@@ -125,7 +126,7 @@ def speed(
             _write(out, told)
         if speed.streamed:
             asked_of = [texts[place % len(texts)] for place in range(speed.streamed)]
-            took = streamed(system, asked_of, speed.backend)
+            took = streamed(system, asked_of, speed.backend, speed.ahead)
             answers = {"answers": len(took.get("streamed first token", []))}
             figures[entry]["streamed"] = answers | (summary(took, STREAMED, speed) if took else {})
             _write(out, told)
@@ -155,13 +156,12 @@ def timed(
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Return milliseconds of each way, one a repeat; and how often facts were read once more, or said else.
 
-    What prefill is made of is timed once more, each part by itself: see `_parts`. `prefill, host first` is
-    prefill where the host looks at what was found before it is read.
+    What prefill is made of is timed once more, each part by itself: see `_parts`.
     """
     shape = (size, settings.prompt_tokens, settings.answer_tokens)
     reader = system.reader
     bare = Decoder(reader, *shape, backend=settings.backend)
-    fast = Fast(system, *shape, settings.fact_tokens, settings.backend)
+    fast = Fast(system, *shape, settings.fact_tokens, settings.backend, settings.ahead)
     clock = Clock(reader.device)
     turns = range(settings.repeats + WARM_UP)
     batches = [[texts[(turn * size + place) % len(texts)] for place in range(size)] for turn in turns]
@@ -181,7 +181,7 @@ def timed(
             fast.first(batch)
     for batch in batches:  # from here on all facts are known
         fast.first(batch)
-    again, ahead = fast.again, fast.ahead
+    again = fast.again
     for batch in tqdm(batches, desc=title, unit="batch"):
         with clock.timing("bare prefill"):
             bare.prefill(reader.prompts(batch))
@@ -191,10 +191,6 @@ def timed(
             fast.first(batch)
         with clock.timing("step", settings.steps):
             _steps(fast, settings.steps)
-        fast.ahead = False
-        with clock.timing("prefill, host first"):
-            fast.first(batch)
-        fast.ahead = ahead
         _parts(system, fast, batch, clock)
     again = fast.again - again
     told: dict[str, Any] = {"prefills": len(batches), "read once more": again}

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pipeline.model.ahead import Choices, FinderAhead
 from pipeline.model.arena import FactArena, Read
 from pipeline.model.compiling import Backend
 from pipeline.model.decoder import Decoder
@@ -37,8 +38,8 @@ class Fast:
         answer: tokens of the longest answer.
         facts: tokens of facts that a question may read; of several numbers the least that is enough counts.
         backend: what torch compiles with; "" computes everything as it is written.
-        ahead: whether facts are read as soon as the device has chosen them, before the host knows which:
-            where it finds that they don't stand there, they are read once more. None is to do so on a GPU.
+        ahead: whether facts are read as soon as the device has chosen them, before the host knows which;
+            where it finds that they don't stand there, they are read once more. Not yet measured on a GPU.
     """
 
     def __init__(
@@ -49,10 +50,9 @@ class Fast:
         answer: int,
         facts: Sequence[int],
         backend: Backend = "inductor",
-        ahead: bool | None = None,
+        ahead: bool = False,
     ) -> None:
-        self.ahead = system.reader.device.type == "cuda" if ahead is None else ahead
-        self.again = 0
+        self.ahead, self.again = ahead, 0
         """Batches whose facts were read once more."""
         self._widths = deque([0] * LATELY, maxlen=LATELY)
         self.system, self.questions = system, questions
@@ -60,7 +60,7 @@ class Fast:
         self._arena = FactArena(system.facts, system.method.fact_cache)
         reader = copy.copy(system.reader)
         reader.lm = system.lowrank.applied(system.reader.lm)
-        self._finder: Finder | None = None
+        self._finder: Finder | FinderAhead | None = None
         self._decoder = Decoder(reader, questions, prompt, answer, self._arena, facts, backend)
         self.renew()
 
@@ -69,7 +69,10 @@ class Fast:
         front = self._decoder.front
         self._finder = None
         if Finder.suited(self.system) and front is not None:
-            self._finder = Finder(self.system, self.questions, front, self._backend)
+            parts = self.system, self.questions
+            self._finder = (
+                FinderAhead(*parts, front, self._backend) if self.ahead else Finder(*parts, self._backend)
+            )
 
     @property
     def current(self) -> bool:
@@ -99,59 +102,64 @@ class Fast:
         finder = self._begun(questions)
         prompts = self.system.reader.prompts(questions)
         fits = len(questions) == self.questions and max(map(len, prompts), default=0) <= self._prompt
+        if fits and not self.system.method.isolate:
+            self._decoder.begin(prompts)  # meanwhile facts are looked for
+        ahead = None
+        if fits and not self.system.method.isolate and isinstance(finder, FinderAhead):
+            finder.await_choice()
+            ahead = self._decoder.go_on(min(sorted(self._widths)[-2], self._facts))
+        found = self._finished(finder, questions)
         if not fits or self.system.method.isolate:
             return None
-        self._decoder.begin(prompts)  # meanwhile facts are looked for
-        width, first = min(sorted(self._widths)[-2], self._facts), None
-        if self.ahead and finder is not None:
-            finder.await_choice()
-            first = self._decoder.go_on(width)
-        found = None if finder is None or not finder.word(questions) else finder.finish()
         chosen, facts, same = self._chosen(questions, found)
         self._widths.append(facts.width)
         if facts.width > self._facts:
             return None
-        if first is not None and same and facts.width <= self._decoder.width:
+        if ahead is not None and same and facts.width <= self._decoder.width:
             self._decoder.narrow(facts.width)
-            return chosen, first
-        self.again += first is not None
+            return chosen, ahead
+        self.again += ahead is not None
         return chosen, self._decoder.finish(facts)
 
     @torch.no_grad()
     def found(self, questions: Sequence[str]) -> tuple[Reply, Read]:
         """Return a reply without texts, and where the facts to read stand: the first part of `first`."""
-        finder = self._begun(questions)
-        found = None if finder is None or not finder.word(questions) else finder.finish()
-        return self._chosen(questions, found)[:2]
+        return self._chosen(questions, self._finished(self._begun(questions), questions))[:2]
 
     def read(self, prompts: Sequence[Sequence[int]], facts: Read) -> Int[Tensor, " B"]:
         """Return the first tokens of the answers, until the next call: the second part of `first`."""
         return self._decoder.prefill(prompts, facts)
 
-    def _begun(self, questions: Sequence[str]) -> Finder | None:
-        """Set out to find and choose facts; return what does, None where it can't."""
+    def _begun(self, questions: Sequence[str]) -> Finder | FinderAhead | None:
+        """Set out to find facts; return what does, None where it can't."""
         finder = self._finder
         if finder is None or not finder.follow() or not finder.begin(questions):
             return None
-        return finder if finder.choose(questions) else None
+        return None if isinstance(finder, FinderAhead) and not finder.choose(questions) else finder
 
-    def _chosen(self, questions: Sequence[str], found: Found | None) -> tuple[Reply, Read, bool]:
+    def _finished(
+        self, finder: Finder | FinderAhead | None, questions: Sequence[str]
+    ) -> Found | Choices | None:
+        """Return what was found, on the host; None where nothing was begun or what was is not to be used."""
+        if finder is None or (isinstance(finder, FinderAhead) and not finder.word(questions)):
+            return None
+        return finder.finish()
+
+    def _chosen(self, questions: Sequence[str], found: Found | Choices | None) -> tuple[Reply, Read, bool]:
         """Return a reply without texts, what is read for it, and whether the device chose just that."""
         system, memory = self.system, self.system.memory
-        if found is None:
-            chosen, log_shares = system.select(questions)
-        else:
-            chosen, log_shares = system.chosen(found.candidates, found.null, found.doubt)
+        chosen, log_shares = system.select(questions) if found is None else system.chosen(*found[:3])
         shifts: list[list[float]] = log_shares.tolist()
         if not system.method.shift:
             shifts = [[0.0] * len(row) for row in shifts]
         texts = [memory.told(row) for row in chosen.facts]
         read = self._arena.read(texts, shifts)
-        return chosen, read, found is not None and self._agreed(found, chosen, log_shares, texts)
+        same = isinstance(found, Choices) and self._agreed(found, chosen, log_shares, texts)
+        return chosen, read, same
 
-    def _agreed(self, found: Found, chosen: Reply, log_shares: Tensor, texts: list[list[str]]) -> bool:
+    def _agreed(self, found: Choices, chosen: Reply, log_shares: Tensor, texts: list[list[str]]) -> bool:
         """Return whether the device read just that; tell it how facts stand where it did not."""
-        assert self._finder is not None
+        assert isinstance(self._finder, FinderAhead)
         known, memory = self._finder.known, self.system.memory
         facts = (fact for row in chosen.facts for fact in row)
         places = dict(zip(facts, (self._arena.places(text) for row in texts for text in row), strict=True))

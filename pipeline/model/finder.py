@@ -1,87 +1,69 @@
-"""From questions to their best facts in fixed shapes: on a GPU a few replays, beside what else is computed.
+"""From questions to their best facts in fixed shapes: on a GPU one replay, of which the host awaits the end.
 
-They compute what `OurSystem.select` does, and where the tokens of the facts that are read stand; so whatever
-reads them on the device need not wait until the host knows them.
+It computes what `OurSystem.select` does up to the choice of the facts that are read: the question's vector,
+the search over all facts, their scores with what the letters say, the null fact's and whether anything is
+asked.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.memory.facts import Candidates
 from pipeline.memory.tables import Tables, fits
-from pipeline.model.arena import Front
-from pipeline.model.compiling import Backend
+from pipeline.model.asking import told
+from pipeline.model.compiling import Backend, Recorded, compiled
 from pipeline.model.heads import RetrievalHeads
-from pipeline.model.known import Known
+from pipeline.model.inbox import Inbox
 from pipeline.model.lettertables import LetterTables
 from pipeline.model.ours import OurSystem
-from pipeline.model.stages import Asked, Choosing, Encoding, Searching, Spelled, Wording
+from pipeline.model.parts import with_layers
+from pipeline.model.selection import doubted
 
 WIDTHS = 32, 64
-"""Tokens of a question, for either model; the least of these that is enough for one counts there."""
+"""Tokens of a question, for either model; the least of these that is enough counts."""
 LATE = 1024
 """Facts, and as many entities, that may come after the tables were made."""
-SHORT = 4
-"""Tokens of a fact at least, on average over those whose place the device is to know."""
 
-
-class Found(NamedTuple):
-    """What was found for B questions, on the host."""
-
-    candidates: Candidates
-    """By falling score; of the scores, only the k best."""
-    null: Float[Tensor, "B 1"]
-    """The null fact's score."""
-    doubt: Float[Tensor, " B"]
-    """Probability that no fact answers."""
-    read: Int[Tensor, "B k"]
-    """What the device chose, by falling share; -1 behind it."""
-    log_shares: Float[Tensor, "B k"]
-    """Log-probabilities of the k best facts, by falling share, as the device has them."""
+Found = tuple[Candidates, Float[Tensor, "B 1"], Float[Tensor, " B"]]
+"""Candidates by falling score, the null fact's score and the doubts."""
+CERTAIN = int(np.float32(1.0).view(np.int32))
+"""The bits of the number one."""
 
 
 class Finder:
     """Finds the facts that a fixed number of questions ask for.
 
-    For each batch `follow`, `begin`, `choose`, `word` and `finish` are called in turn.
-
     Args:
         system: a trained system that is `suited`.
         questions: B of every batch.
-        front: takes where the tokens of the facts that are read stand.
         backend: what torch compiles it with, for each of `WIDTHS`; "" computes it as it is written.
     """
 
-    def __init__(self, system: OurSystem, questions: int, front: Front, backend: Backend) -> None:
+    def __init__(self, system: OurSystem, questions: int, backend: Backend) -> None:
         self.system, self.questions, self.memory = system, questions, system.memory
-        device, method = system.reader.device, system.method
         self.tables = Tables(system.memory, LATE)
-        self.known = Known(self.tables.facts, method.fact_cache // SHORT, method.fact_window, device)
         self.letters: LetterTables | None = None
         if system.letters is not None:
             sizes = self.tables.entities, self.tables.relations
             self.letters = LetterTables(system.memory, *sizes, questions)
-        self._tokens = [Spelled(questions, WIDTHS[-1], device) for _ in range(2)]  # of the encoder, of the LM
-        asked = Asked(*torch.zeros(2, questions, system.encoder.dimension, device=device))
-        self._encodings = [Encoding(system, self._tokens[0], width, asked, backend) for width in WIDTHS]
-        self._searching = Searching(self.tables, asked, backend)
-        parts = self._searching, self.tables, self.letters, self.known, front
-        self._choosing = Choosing(system, *parts, backend)
-        self._nothing = torch.zeros(questions, dtype=torch.bool, device=device)
-        words = system, self._tokens[1]
-        self._wordings = [Wording(*words, width, self._nothing, backend) for width in WIDTHS]
-        away = device.type == "cuda"
-        on_host = (torch.zeros_like(t, device="cpu") for t in (self._choosing.told, self._nothing))
-        self._told, self._silent = (part.pin_memory() if away else part for part in on_host)
+        self.wording = system.asking.fitted
+        device, reader = system.reader.device, system.reader
+        self.begun = with_layers(reader.lm, 0, 1)
+        self.begun.set_attn_implementation("sdpa")
+        self.given = Inbox((2, questions, WIDTHS[-1] + 1), torch.long, device)
+        settings = system.memory.settings
+        self.k = min(settings.k, settings.N)
+        shape = (questions, settings.N + self.k + 3)
+        self.found = torch.zeros(shape, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._searches = [_Search(self, width, backend) for width in WIDTHS]
         self._aside: Any = None
-        if away:
+        if device.type == "cuda":
             self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self._chosen: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._end: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     @staticmethod
@@ -97,74 +79,106 @@ class Finder:
         return same and (self.letters is None or self.letters.follow())
 
     def begin(self, questions: Sequence[str]) -> bool:
-        """Set out to find facts for so many questions; return whether they fit, else nothing is begun."""
+        """Set out to find facts for so many questions; return whether they fit, else nothing is begun.
+
+        `follow` has taken in what changed before.
+        """
         if len(questions) != self.questions:
             return False
-        ids = self.system.encoder.tokens(questions)
-        width = max(map(len, ids))
+        ids = self.system.encoder.tokens(questions), self.system.reader.encode(questions)
+        width = max(len(row) for part in ids for row in part)
         if width > WIDTHS[-1]:
             return False
-        if self._aside is not None:
-            self._aside.wait_stream(torch.cuda.current_stream())
-        with self._beside():
-            self._tokens[0].take(ids)
-            next(encoding for encoding in self._encodings if encoding.width >= width).run()
-            self._searching.run()
-        return True
-
-    def choose(self, questions: Sequence[str]) -> bool:
-        """Choose what is read; return whether the letters of the questions fit, else nothing is chosen."""
-        with self._beside():
-            if self.letters is not None and not self.letters.ask(questions):
-                return False
-            self._choosing.run()
-            if self._aside is not None:
-                self._chosen.record()
-            self._told.copy_(self._choosing.told, non_blocking=True)
-        return True
-
-    def await_choice(self) -> None:
-        """Let what is launched from here on wait until `choose` has filled `front`; the host goes on."""
-        if self._aside is not None:
-            torch.cuda.current_stream().wait_event(self._chosen)
-
-    def word(self, questions: Sequence[str]) -> bool:
-        """Judge whether anything is asked; return whether the questions fit, else nothing is judged."""
-        if not self.system.asking.fitted:
-            self._silent.zero_()
-        else:
-            ids = self.system.reader.encode(questions)
-            width = max(map(len, ids))
-            if width > WIDTHS[-1]:
-                return False
-            with self._beside():
-                self._tokens[1].take(ids)
-                next(wording for wording in self._wordings if wording.width >= width).run()
-                self._silent.copy_(self._nothing, non_blocking=True)
-        if self._aside is not None:
-            self._end.record(self._aside)
+        if self.letters is not None and not self.letters.ask(questions):
+            return False
+        given = self.given.opened()
+        given.fill(0)
+        for part, rows in enumerate(ids):
+            for row, tokens in enumerate(rows):
+                given[part, row, : len(tokens)] = tokens
+                given[part, row, -1] = len(tokens)
+        search = next(search for search in self._searches if search.width >= width)
+        if self._aside is None:
+            search.run()
+            return True
+        self.given.send()
+        self._aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._aside):
+            search.run()
+            self._end.record()
         return True
 
     def finish(self) -> Found | None:
-        """Return what was found; None where there were more facts to look at than places for them."""
+        """Return what was found, on the host.
+
+        Of the scores, only the k best. None where there were more facts to look at than places for them.
+        """
         if self._aside is not None:
             self._end.synchronize()
-        n, k = self._choosing.n, self._choosing.k
-        facts, full, read, figures = torch.split(self._told, [n, 1, k, 2 * k + 2], dim=1)
+        count = self.memory.settings.N
+        facts, full = self.found[:, :count].long(), self.found[:, count]
+        figures = self.found[:, count + 1 :].view(torch.float32).clone()
         if full.any():
             return None
-        figures = figures.view(torch.float32).clone()
-        scores, null, doubt, log_shares = torch.split(figures, [k, 1, 1, k], dim=1)
-        none, facts = torch.zeros_like(scores), facts.long()
-        found = Candidates(facts, scores, none, none, torch.full_like(facts, -1))
-        return Found(found, null, doubt[:, 0].masked_fill(self._silent, 1.0), read.long(), log_shares)
+        scores, null, doubt = torch.split(figures, [self.k, 1, 1], dim=1)
+        none = torch.zeros_like(scores)
+        return Candidates(facts, scores, none, none, torch.full_like(facts, -1)), null, doubt[:, 0]
 
     def warm(self) -> None:
         """Compile and record everything."""
         for width in WIDTHS:
-            asked = ["a " * (width // 2)] * self.questions
-            if self.begin(asked) and self.choose(asked) and self.word(asked):
-                self.finish()
+            word = "a " * (width // 2)
+            self.begin([word] * self.questions)
+            self.finish()
 
-    def _beside(self) -> Any:
-        return nullcontext() if self._aside is None else torch.cuda.stream(self._aside)
+
+class _Search:
+    """The search with questions of as many tokens."""
+
+    def __init__(self, finder: Finder, width: int, backend: Backend) -> None:
+        self.width, self._finder = width, finder
+        name = f"of_{finder.questions}_by_{width}"
+        self._search = compiled(self._searched, backend, f"search_{name}")
+        self._wording = compiled(self._asks_nothing, backend, f"wording_{name}")
+        self.run = Recorded(self._compute, finder.memory.device, record=bool(backend))
+
+    def _compute(self) -> None:
+        finder = self._finder
+        found = self._search()
+        if finder.wording:
+            found[:, -1].masked_fill_(self._wording(), CERTAIN)
+        finder.found.copy_(found, non_blocking=True)
+
+    def _tokens(self, part: int, width: int) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        ids, lengths = torch.split(self._finder.given.tensor[part], [WIDTHS[-1], 1], dim=1)
+        return ids[:, :width], torch.arange(width, device=ids.device) < lengths
+
+    def _searched(self) -> Int[Tensor, "B numbers"]:
+        """Return the facts by falling score, whether there were too many, and figures as their bits.
+
+        These are the k best scores, the null fact's and the doubt, which is the last.
+        """
+        finder, system = self._finder, self._finder.system
+        ids, mask = self._tokens(0, min(self.width, system.encoder.max_tokens))
+        query = system.heads(system.encoder.pooled(ids, mask.long()))
+        fixed = finder.tables.search(query._replace(second=None, stop=None))
+        found, letters = fixed.candidates, None
+        if finder.letters is not None and system.letters is not None:
+            letters = finder.letters.overlaps(fixed.heads, fixed.relations, fixed.counts)
+            letters = letters.masked_fill((found.facts < 0)[..., None], 0.0)
+            found = found._replace(scores=found.scores + system.letters(found, letters))
+        found, null = system.ranked(found, letters)
+        doubt = doubted(found.scores, null)
+        figures = torch.cat([found.scores[:, : finder.k], null, doubt[:, None]], dim=1)
+        whole = torch.cat([found.facts, fixed.full[:, None].long()], dim=1)
+        return torch.cat([whole.int(), figures.float().contiguous().view(torch.int32)], dim=1)
+
+    def _asks_nothing(self) -> Bool[Tensor, " B"]:
+        """Return which questions ask nothing; tokens see none behind them, so padding there does no harm."""
+        finder, asking = self._finder, self._finder.system.asking
+        ids, mask = self._tokens(1, self.width)
+        embedded = finder.begun.get_input_embeddings()(ids)
+        states = finder.begun.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        described = torch.cat([told(part.float(), mask) for part in (embedded, states)], dim=-1)
+        nothing: Tensor = asking(described) > asking.limit
+        return nothing

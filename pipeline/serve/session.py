@@ -66,18 +66,19 @@ class Session:
         self._fast: Fast | None = None
         self._edit(self._memory)
 
-    def compile(self, backend: Backend = "inductor") -> None:
+    def compile(self, backend: Backend = "inductor", ahead: bool = False) -> None:
         """Answer by what torch compiles from now on, and on a GPU records: worth minutes where many ask.
 
         After thousands of changes, call it again.
 
         Args:
             backend: what torch compiles with; see `pipeline.model.fast`.
+            ahead: likewise; counts at the first call.
         """
         if self._fast is None:
             most = self.system.memory.settings.k * self.system.method.fact_window
             facts = [self.system.method.fact_window, most]
-            self._fast = Fast(self.system, 1, PROMPT, self.system.answer_tokens, facts, backend)
+            self._fast = Fast(self.system, 1, PROMPT, self.system.answer_tokens, facts, backend, ahead)
         else:
             self._fast.renew()
         self._fast.warm()

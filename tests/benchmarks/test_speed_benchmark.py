@@ -22,14 +22,17 @@ def settings(**changes: Any) -> Speed:
     values: dict[str, Any] = {"entries": [f"ours:{SIZES}@mine"], "seed": 0, "split": "unseen"}
     values |= {"batch_sizes": [1, 3], "prompt_tokens": 64, "answer_tokens": 5, "fact_tokens": [40, 150]}
     values |= {"repeats": 2, "steps": 3, "backend": "", "bootstrap_samples": 20}
-    values |= {"compared": 4, "streamed": 5}
+    values |= {"compared": 4, "streamed": 5, "ahead": False}
     return Speed(**(values | changes))
 
 
-def test_every_way_is_timed(world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_every_way_is_timed(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path, ahead: bool
+) -> None:
     save_adapter(opened(ours(), world, lm, encoder), tmp_path / "adapters" / "mine", {})
     paths = replace(world.indexed(encoder), adapters=tmp_path / "adapters")
-    speed.run(settings(), memory_settings(), lm, encoder, CPU, paths, tmp_path)  # type: ignore[attr-defined]
+    speed.run(settings(ahead=ahead), memory_settings(), lm, encoder, CPU, paths, tmp_path)  # type: ignore[attr-defined]
     told = json.loads((tmp_path / "speed.json").read_text())
     [found] = told["figures"].values()
     assert found.keys() == {"1", "3", "streamed"}

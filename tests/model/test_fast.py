@@ -9,7 +9,7 @@ import torch
 
 from pipeline.memory import tables
 from pipeline.memory.facts import Fact
-from pipeline.model import finder
+from pipeline.model import ahead, finder
 from pipeline.model.fast import Fast
 from pipeline.model.ours import OurSystem
 from pipeline.model.system import Reply
@@ -17,6 +17,7 @@ from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import opened, ours, shaken, some_examples
 from tests.tiny import SmallWorld
 
+VALUES = {"questions": 2, "prompt": 120, "answer": 6, "facts": [40, 160], "backend": "", "ahead": True}
 QUESTIONS = ["What is the capital of Aland?", "Which currency does Cland have?"]
 
 
@@ -36,8 +37,13 @@ def trained(world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: o
 
 
 def fast(system: OurSystem, **changes: object) -> Fast:
-    values = {"questions": 2, "prompt": 120, "answer": 6, "facts": [40, 160], "backend": "", "ahead": True}
-    return Fast(system, **(values | changes))  # type: ignore[arg-type]
+    return Fast(system, **(VALUES | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=[False, True])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of `Fast`, one after the other."""
+    monkeypatch.setitem(VALUES, "ahead", request.param)
 
 
 def same(found: Reply, expected: Reply) -> None:
@@ -106,7 +112,7 @@ def test_facts_that_left_the_arena_or_were_forgotten_are_read_once_more(
     short: int,
 ) -> None:
     """In an arena that holds the facts of some questions, and a device that knows as many facts or three."""
-    monkeypatch.setattr(finder, "SHORT", short)
+    monkeypatch.setattr(ahead, "SHORT", short)
     system = trained(world, lm, encoder, fact_cache=60)
     quick = fast(system, questions=1, facts=[160])
     texts = [example.text for example in some_examples(system, 8)]
@@ -121,6 +127,7 @@ def test_facts_that_left_the_arena_or_were_forgotten_are_read_once_more(
     assert quick.again > once + 3
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_reply_is_told_piece_by_piece(system: OurSystem, refused: bool) -> None:
     system.null.threshold.fill_(-1.0 if refused else 2.0)
@@ -135,6 +142,7 @@ def test_a_reply_is_told_piece_by_piece(system: OurSystem, refused: bool) -> Non
         assert replace(reply, texts=expected.texts) == expected
 
 
+@pytest.mark.usefixtures("either")
 def test_a_compiled_path_gives_the_same_replies(system: OurSystem) -> None:
     compiled = 0
 
@@ -150,6 +158,7 @@ def test_a_compiled_path_gives_the_same_replies(system: OurSystem) -> None:
     assert 0 < compiled <= 8
 
 
+@pytest.mark.usefixtures("either")
 def test_what_changes_is_found_by_the_next_question(system: OurSystem) -> None:
     quick = fast(system)
     memory = system.memory
@@ -169,6 +178,7 @@ def test_what_changes_is_found_by_the_next_question(system: OurSystem) -> None:
     assert quick.current
 
 
+@pytest.mark.usefixtures("either")
 def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = fast(system)
     memory = system.memory
@@ -179,7 +189,8 @@ def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch:
     monkeypatch.setattr(tables, "WIDTH", 2)
     asked(system, fast(system), QUESTIONS)
     monkeypatch.undo()
-    monkeypatch.setattr(finder, "LATE", 1)
+    for module in (ahead, finder):
+        monkeypatch.setattr(module, "LATE", 1)
     quick = fast(system)
     late = [Fact(f"N{n}", "P36", "N9", f"Newland {n}", "capital", "City") for n in range(3)]
     memory.upsert(late)
@@ -194,6 +205,7 @@ def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch:
     asked(system, quick, QUESTIONS)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -220,6 +232,7 @@ def test_every_kind_of_system_gives_its_own_replies(
     )
 
 
+@pytest.mark.usefixtures("either")
 def test_everything_can_be_computed_ahead(system: OurSystem) -> None:
     quick = fast(system)
     quick.warm()
@@ -234,13 +247,14 @@ def test_everything_can_be_computed_ahead(system: OurSystem) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.parametrize("reads_ahead", [False, True])
 def test_on_a_gpu_what_is_recorded_gives_the_same_replies(
-    world: SmallWorld, lm: LanguageModel, encoder: Encoder, count: int
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, count: int, reads_ahead: bool
 ) -> None:
     """Two hundred questions and more, over a memory that changes in between, in too small an arena."""
     system = trained(world, lm, encoder, device=torch.device("cuda"), fact_cache=1000)
     memory = system.memory
-    quick = fast(system, questions=count, backend="eager", ahead=None)
+    quick = fast(system, questions=count, backend="eager", ahead=reads_ahead)
     texts = [example.text for example in some_examples(system, 30)]
     for turn in range(-(-208 // count)):
         asked(system, quick, [texts[(turn * count + place) % 30] for place in range(count)])
@@ -250,4 +264,4 @@ def test_on_a_gpu_what_is_recorded_gives_the_same_replies(
             asked(system, quick, [f"What is the capital of {gone.head_label}?"] * count)
             memory.upsert([gone])
     assert quick.current
-    assert 0 < quick.again < 300 // count
+    assert 0 < quick.again < 300 // count if reads_ahead else quick.again == 0
