@@ -1,13 +1,14 @@
 # make repro        set up, run every stage that is out of date, print the results
 # make full         the same, then every other method on the same sample (preset laptop-full)
 # make ask Q="…"    ask the trained model one question
+# make serve        serve the trained model and its memory, at http://127.0.0.1:8000
 # make experiments  try out the three claims that the project began with, each with a verdict
 # make test         formatting, types, tests, branch coverage
 # make soak         the tests that take minutes
 #
 # Variables: VENV (folder of the environment), PYTHON (the interpreter that makes it), TORCH (what pip
 # installs as torch, an accelerator's build for instance), EXTRA (cpu, or gpu for faiss-gpu), JOBS (stages at a
-# time, each with its share of the cores; 1 is plain `dvc repro`).
+# time, each with its share of the cores; 1 is plain `dvc repro`), PORT (of the server).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,8 +24,9 @@ export OMP_NUM_THREADS ?= $(CORES)
 export MKL_NUM_THREADS ?= $(CORES)
 export TOKENIZERS_PARALLELISM ?= false
 export Q
+PORT ?= 8000
 
-.PHONY: setup repro full ask experiments test soak clean
+.PHONY: setup repro full ask serve experiments test soak clean
 
 setup: $(VENV)/.installed-$(EXTRA)
 
@@ -53,6 +55,13 @@ full: repro
 
 ask: setup
 	@$(BIN)/python -m pipeline.ask "$$Q"
+
+$(VENV)/.installed-serve: $(VENV)/.installed-$(EXTRA)
+	$(INSTALL) -c constraints.txt -e '.[$(EXTRA),serve]'
+	touch $@
+
+serve: $(VENV)/.installed-serve
+	@$(BIN)/python -m pipeline.serve serve.port=$(PORT)
 
 experiments: setup
 	@$(BIN)/python -m pipeline.ask --experiments

@@ -15,6 +15,8 @@ from typing import Any
 
 from pipeline.config import ConfigError, UserError
 from pipeline.memory import generations
+from pipeline.memory.dates import Period
+from pipeline.memory.statements import cleaned
 from pipeline.reporting.tables import Cell, Table
 from pipeline.serve.changes import Change
 from pipeline.serve.experiments import experiments, told
@@ -34,6 +36,12 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("question", nargs="?", default="", help="what to ask")
     parser.add_argument("--upsert", action="append", default=[], metavar=fact, help="write a fact first")
     parser.add_argument("--delete", action="append", default=[], metavar=fact, help="delete a fact first")
+    date = "2020, 2020-05 or 2020-05-17"
+    parser.add_argument("--since", default="", metavar="DATE", help=f"when what is upserted begins: {date}")
+    parser.add_argument("--until", default="", metavar="DATE", help="from when on it holds no longer")
+    parser.add_argument("--source", default="", help="who says so (docs/memory.md: who is believed)")
+    parser.add_argument("--search", default="", metavar="TEXT", help="show the facts that fit a text best")
+    parser.add_argument("--history", default="", metavar="HEAD | RELATION", help="show what a slot held when")
     parser.add_argument("--k", type=int, help="facts that the language model reads (default: as trained)")
     parser.add_argument(
         "--adapter", type=Path, help="its folder (default: the trained one, else the shipped one)"
@@ -45,7 +53,7 @@ def options() -> argparse.ArgumentParser:
         "--facts", type=Path, help="file of facts (head TAB relation TAB tail) to use instead"
     )
     parser.add_argument(
-        "--as-of", default="", metavar="DATE", help="answer by what held then: 2020, 2020-05 or 2020-05-17"
+        "--as-of", default="", metavar="DATE", help=f"answer and search by what held then: {date}"
     )
     parser.add_argument("--save", action="store_true", help="write the changed memory back to its folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -63,7 +71,8 @@ def ask(words: Sequence[str]) -> str:
     parser = options()
     given = parser.parse_args(words)
     changed = bool(given.upsert or given.delete)
-    if not (given.question.strip() or given.experiments or changed):
+    looked = given.search.strip() or given.history.strip()
+    if not (given.question.strip() or given.experiments or changed or looked):
         return parser.format_help()
     _check(given, changed)
     write = bool(given.save and given.memory and generations.current(given.memory))
@@ -75,8 +84,9 @@ def ask(words: Sequence[str]) -> str:
     if given.save and target.is_file():
         raise UserError("--save: the facts came from a file; name the folder to write to by --memory")
     changes = [session.delete(*given.delete)] if given.delete else []
-    changes += [session.upsert(*given.upsert)] if given.upsert else []
-    parts: dict[str, Any] = {"changes": changes}
+    dates = Period(*(cleaned(text) if text else "" for text in (given.since, given.until, given.source)))
+    changes += [session.upsert(*given.upsert, period=dates)] if given.upsert else []
+    parts: dict[str, Any] = {"changes": changes} | looked_up(session, given.search, given.history)
     if given.question.strip():
         parts["answer"] = session.ask(given.question)
     if given.experiments:
@@ -97,8 +107,26 @@ def ask(words: Sequence[str]) -> str:
     return _text(parts, changed)
 
 
+def looked_up(session: Session, text: str, slot: str) -> dict[str, Any]:
+    """Return what a search found and what a slot held, where they are wanted.
+
+    Raises:
+        UserError: the memory knows no such slot.
+    """
+    parts: dict[str, Any] = {}
+    if text.strip():
+        memory = session.system.memory
+        parts["found"] = [{"text": memory.text(row), "score": score} for row, score in session.search(text)]
+    if slot.strip():
+        values = [(session.system.memory.text(one.row), one.period) for one in session.history(slot)]
+        parts["history"] = [{"text": told, **period._asdict()} for told, period in values]
+    return parts
+
+
 def _check(given: argparse.Namespace, changed: bool) -> None:
     """Raise UserError where options don't go together."""
+    if (given.since or given.until or given.source) and not given.upsert:
+        raise UserError("--since, --until and --source: they are of what --upsert writes; give that too")
     if given.as_of and (changed or given.save):
         raise UserError("--as-of: the past can't be changed; leave out --upsert, --delete and --save")
     if given.facts and given.memory and not given.save:
@@ -107,6 +135,13 @@ def _check(given: argparse.Namespace, changed: bool) -> None:
 
 def _text(parts: dict[str, Any], changed: bool) -> str:
     shown = [_change(change) for change in parts["changes"]]
+    if "found" in parts:
+        shown.append(
+            _table("found", "score", [(one["text"], f"{one['score']:.2f}") for one in parts["found"]])
+        )
+    if "history" in parts:
+        held = [(one["text"], _dates(one)) for one in parts["history"]]
+        shown.append(_table("held", "when and by whom", held))
     if "answer" in parts:
         shown.append(_answer(parts["answer"]))
     if "experiments" in parts:
@@ -119,6 +154,15 @@ def _text(parts: dict[str, Any], changed: bool) -> str:
     memory = what if Path(parts["memory"]) == EXAMPLES else parts["memory"]
     shown.append(f"Memory: {parts['facts_held']:,} facts, {memory}. Adapter: {parts['adapter']}.")
     return "\n\n".join(shown) + "\n"
+
+
+def _table(first: str, second: str, rows: Sequence[tuple[str, str]]) -> str:
+    return Table([first, second], [[Cell(text) for text in row] for row in rows]).plain()
+
+
+def _dates(one: dict[str, str]) -> str:
+    period = Period(one["start"], one["end"], one["source"])
+    return f"{period} {period.source}".strip()
 
 
 def _change(change: Change) -> str:

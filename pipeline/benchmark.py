@@ -8,6 +8,7 @@ from pipeline.benchmarks.editing import editing
 from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
+from pipeline.benchmarks.injection import injection
 from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
@@ -18,6 +19,7 @@ from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.robustness import robustness
 from pipeline.benchmarks.rotate_scale import rotate_scale
+from pipeline.benchmarks.serving import serving
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.streams import streams
 from pipeline.benchmarks.timeline import timeline
@@ -31,6 +33,7 @@ COMMANDS = {
     "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,
+    "injection": injection,
     "memory_scale": memory_scale,
     "pairing": pairing,
     "perplexity": perplexity,
@@ -41,6 +44,7 @@ COMMANDS = {
     "relevance": relevance,
     "robustness": robustness,
     "rotate_scale": rotate_scale,
+    "serving": serving,
     "speed": speed,
     "streams": streams,
     "timeline": timeline,

@@ -62,7 +62,8 @@ class Campaign:
 
     def run(self, seconds: float) -> dict[str, Any]:
         """Run what can be run within `seconds`; return what campaign-NAME.json holds in the end."""
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
+        deadline = began + seconds
         try:
             while time.monotonic() < deadline:
                 self._collect()
@@ -73,6 +74,7 @@ class Campaign:
                 time.sleep(PAUSE)
         finally:
             self._end()
+        self.about["minutes"] = round((time.monotonic() - began) / 60, 1)
         return self._told()
 
     def _next(self, deadline: float) -> Job | None:

@@ -81,19 +81,18 @@ def footprint(
     whole = KnowledgeMemory.open(paths.index, replace(memory, layout="slot"), TextEncoder(encoder, "cpu"))
     variants = [Variant.read(entry, memory) for entry in footprint.entries]
     sizes = sorted(set(footprint.sizes))
-    rows: list[dict[str, Any]] = []
+    told = provenance(overridden("python -m pipeline.benchmark footprint"), [footprint.seed])
+    told |= {"settings": asdict(footprint), "measured": _means(machine), "figures": []}
+    # A large memory takes minutes: what was measured is written down with each row.
     with tqdm(total=len(sizes) * len(variants), desc="footprint", unit="memory") as progress:
         for size, folder in _memories(whole, graph, asked, sizes, footprint.seed, grounding, out):
             for variant in variants:
                 texts = [probe.texts[AS_ASKED] for probe in asked]
                 job = Job(variant, folder, texts, footprint.repeats, footprint.seed, footprint.trained)
-                rows.append(
-                    {"entry": variant.name, "facts": size} | _summary(measured(job, machine), grounding)
-                )
+                found = _summary(measured(job, machine), grounding)
+                told["figures"].append({"entry": variant.name, "facts": size} | found)
+                (out / "footprint.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
                 progress.update()
-    told = provenance(overridden("python -m pipeline.benchmark footprint"), [footprint.seed])
-    told |= {"settings": asdict(footprint), "measured": _means(machine), "figures": rows}
-    (out / "footprint.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _memories(

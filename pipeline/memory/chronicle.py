@@ -48,6 +48,11 @@ class Chronicle:
         """Date that the facts which hold are those of; empty where no fact has a period."""
         return self._on if self._periods else ""
 
+    @property
+    def rows(self) -> list[int]:
+        """The facts that have periods, ascending."""
+        return sorted(self._periods)
+
     def of(self, row: int) -> Periods:
         """Return the periods of a fact, none where it holds at all dates or isn't known."""
         return self._periods.get(row, ())

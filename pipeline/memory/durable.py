@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -21,7 +20,7 @@ from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact, Key, Receipt
 from pipeline.memory.generations import Generation
 from pipeline.memory.journal import Journal
-from pipeline.memory.lock import FolderLock
+from pipeline.memory.lock import Closing, FolderLock
 from pipeline.memory.merging import BASE, Merging, Task
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
@@ -33,7 +32,7 @@ SHARE = 16
 logger = logging.getLogger(__name__)
 
 
-class DurableMemory(KnowledgeMemory):
+class DurableMemory(Closing, KnowledgeMemory):
     """A memory that is open for writing; `begun` makes it.
 
     A change is checked, then written to the journal, then carried out, so that one which is refused leaves
@@ -99,7 +98,7 @@ class DurableMemory(KnowledgeMemory):
             lock.close()
             raise
         memory.folder, memory._lock, memory._journal = folder, lock, journal
-        memory._generation, memory._sync = generation, sync
+        memory._generation, memory._sync, memory._version = generation, sync, journal.next
         return memory
 
     def upsert(
@@ -290,11 +289,3 @@ class DurableMemory(KnowledgeMemory):
         self._stop_merging()
         with self._writing, closing(self._lock):
             self._journal.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

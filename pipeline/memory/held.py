@@ -112,7 +112,53 @@ class HeldFacts:
             return []
         with self._state:
             found = {*self.slot(rows[0], rows[1]), *self.chronicle.slot(rows[0], rows[1])}
-            return list(map(self.key, sorted(found)))
+            return list(map(self._keys_of, self._facts.at(np.array(sorted(found), np.int64)).tolist()))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other thread change the memory inside this block, in which it may be changed."""
+        with self._writing:
+            yield
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Let the memory stay as it is inside this short block, in which it is only looked up."""
+        with self._state:
+            yield
+
+    def page(self, start: int, count: int) -> list[int]:
+        """Return the first `count` ids from `start` on of facts that hold, ascending."""
+        with self._state:
+            found: list[int] = (np.flatnonzero(self._facts.alive[start:])[:count] + start).tolist()
+        return found
+
+    def holds(self, row: int) -> bool:
+        """Return whether the fact with the id `row` holds."""
+        with self._state:
+            return self._facts.holds(row)
+
+    def keys_held(self, block: int) -> Iterator[Key]:
+        """Yield the keys of the facts that hold, `block` at a time; for a view, which stays as it is."""
+        for triples in self._facts.held(block):
+            for start in range(0, len(triples), block):
+                yield from map(self._keys_of, triples[start : start + block].tolist())
+
+    def facts_to(self, entity: int, most: int) -> list[int] | None:
+        """Return the ids of the facts that hold and whose tail is `entity`, found by looking at all tails.
+
+        Args:
+            entity: row of the entity.
+            most: facts that may be looked at.
+
+        Returns:
+            None where there are more than that.
+        """
+        with self._state:
+            if self._facts.end > most:
+                return None
+            rows = np.flatnonzero((self._facts.rows[:, 2] == entity) & self._facts.alive)
+        found: list[int] = rows.tolist()
+        return found
 
     def fact(self, row: int) -> Fact:
         """Return the fact with the id `row`, names included, and the dates that count now."""
@@ -146,6 +192,10 @@ class HeldFacts:
         """Return the facts as sentences, looked up together."""
         named = map(self._names_of, self._facts.at(np.array(rows, dtype=np.int64)).tolist())
         return [f"The {relation} of {head} is {tail}." for head, relation, tail in named]
+
+    def named(self, key: Key) -> tuple[str, str, str]:
+        """Return the texts of a fact's head, relation and tail, which must be known."""
+        return self._names_of(self._triple(key))
 
     def _named(self, row: int) -> tuple[str, str, str]:
         return self._names_of(self._facts.at(np.array([row]))[0].tolist())

@@ -11,6 +11,10 @@ from pipeline.memory.records import START, first_line, first_number, packed, rec
 POLICIES = ("always", "group", "none")
 
 
+class JournalError(UserError):
+    """A change can't be kept, whatever it is: there is no room, or the disk failed."""
+
+
 class Journal:
     """A journal that is written to, by any number of threads.
 
@@ -112,7 +116,7 @@ class Journal:
                 self._next, self._end = number + 1, end + written
             except OSError as error:
                 self._cut(end)
-                raise UserError(
+                raise JournalError(
                     f"{self.file}: can't be written to ({error.strerror}), so nothing was changed; "
                     "free some space there, or raise the limit, and try again"
                 ) from error
@@ -171,7 +175,7 @@ class Journal:
 
     def _check(self) -> None:
         if self._refusal:
-            raise UserError(
+            raise JournalError(
                 f"{self.file}: takes no further change, as {self._refusal}; open the folder again, which "
                 "finds every change that was acknowledged"
             )

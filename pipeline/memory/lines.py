@@ -58,6 +58,15 @@ def facts(file: str, through: bool = False) -> Iterator[tuple[int, Fact | UserEr
         ) from error
 
 
+def from_json(raw: bytes) -> Fact:
+    """Return the fact of one line of JSON.
+
+    Raises:
+        UserError: it is no JSON object with the fields of `Fact`, too long, or a date can't be.
+    """
+    return _fact(_decoded(raw), (), False)
+
+
 def _opened(file: str, stack: ExitStack) -> IO[bytes]:
     if file == "-":
         return sys.stdin.buffer

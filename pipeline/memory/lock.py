@@ -3,9 +3,28 @@
 import fcntl
 import os
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from pipeline.config import UserError
+
+
+class Closing(ABC):
+    """What closes itself at the end of a `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let others write."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class FolderLock:

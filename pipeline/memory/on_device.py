@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -59,22 +58,15 @@ class OnDevice(OnDisk):
         copy: Copy = held[kind, self._device]
         return copy
 
-    def found(
+    def _best(
         self,
         heads: Int[Tensor, "B n"],
         near: Float[Tensor, "B n"],
         relation_log_probabilities: Float[Tensor, "B R"],
         weight: float,
         n: int,
-        dead: Rows,
+        gone: Rows,
     ) -> Found:
-        """Return the n best facts of `heads`, but for `dead`."""
-        own = heads.masked_fill(heads >= self._base.entities, -1)
-        gone = torch.from_numpy(np.sort(self._numbering.rows(dead))).to(self._device)
-        found = self._facts.found(own, near, relation_log_probabilities, weight, n, gone)
-        if self._numbering.plain:
-            return found
-        rows = found.candidates.facts
-        there = rows >= 0
-        rows[there] = torch.from_numpy(self._numbering.ids(rows[there].cpu().numpy())).to(rows)
-        return found
+        """Return the n best facts by their rows in the base, but for the rows `gone`."""
+        lost = torch.from_numpy(gone).to(self._device)
+        return self._facts.found(heads, near, relation_log_probabilities, weight, n, lost)

@@ -246,10 +246,24 @@ class OnDisk:
         """Return the n best facts of `heads`, but for `dead`."""
         own = heads.masked_fill(heads >= self._base.entities, -1)
         gone = np.sort(self._numbering.rows(dead))
-        found = slots.search(self._base, own, near, relation_log_probabilities, weight, n, gone)
-        facts = found.candidates.facts.numpy()
+        found = self._best(own, near, relation_log_probabilities, weight, n, gone)
         if not self._numbering.plain:
-            facts[facts >= 0] = self._numbering.ids(facts[facts >= 0])
+            rows = found.candidates.facts
+            there = rows >= 0
+            rows[there] = torch.from_numpy(self._numbering.ids(rows[there].cpu().numpy())).to(rows)
+        return found
+
+    def _best(
+        self,
+        heads: Int[Tensor, "B n"],
+        near: Float[Tensor, "B n"],
+        relation_log_probabilities: Float[Tensor, "B R"],
+        weight: float,
+        n: int,
+        gone: Rows,
+    ) -> Found:
+        """Return the n best facts by their rows in the base, but for the rows `gone`, which rise."""
+        found = slots.search(self._base, heads, near, relation_log_probabilities, weight, n, gone)
         columns = (part.to(self._device) for part in found.candidates)
         return Found(Candidates(*columns), found.places.to(self._device), found.left_out.to(self._device))
 

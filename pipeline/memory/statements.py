@@ -1,6 +1,7 @@
 """Facts as a user writes them, `Head | relation | Tail`, by label or key."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 
 from pipeline.config import UserError
@@ -11,6 +12,9 @@ from pipeline.memory.store import KnowledgeMemory
 
 LONGEST = 300
 """Characters of a head, a relation or a tail at most; the language model reads no more of a fact."""
+
+UNREADABLE = ("Cc", "Cs")
+"""Categories of characters that no text holds: they steer terminals, or can't be written at all."""
 
 
 def cleaned(name: str) -> str:
@@ -26,8 +30,8 @@ def cleaned(name: str) -> str:
         raise UserError(
             f"{name[:40]!r}…: {len(name)} characters, but a name has at most {LONGEST}; shorten it"
         )
-    if "\0" in name or (not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name)):
-        raise UserError(f"{name[:40]!a}: holds a NUL or half a character; remove it")
+    if not name.isprintable() and any(unicodedata.category(char) in UNREADABLE for char in name):
+        raise UserError(f"{name[:40]!a}: holds a control character or half a character; remove it")
     return name
 
 
@@ -96,18 +100,34 @@ class Editor:
                 written then.
         """
         dates = period or Period()
-        facts: list[Fact] = []
+        parsed = map(parse, statements)
+        return self.write(
+            [Fact(*names, "", "", "", dates.start, dates.end, dates.source) for names in parsed], replace, on
+        )
+
+    def write(
+        self, facts: Sequence[Fact], replace: bool, on: str = ""
+    ) -> tuple[list[int], list[int], list[str]]:
+        """Write facts whose parts are keys or labels; return what `upsert` does.
+
+        Args:
+            facts: see `named`.
+            replace: whether they supersede the other facts of their slots.
+            on: date of the change; empty for today.
+
+        Raises:
+            UserError: a name is ambiguous, or a date can't be; nothing is written then.
+        """
+        meant = list(map(self.named, facts))
         notes: dict[str, None] = {}
-        for head, relation, tail in map(parse, statements):
-            fact = self.named(Fact(head, relation, tail, "", "", "", dates.start, dates.end, dates.source))
-            facts.append(fact)
-            ends = (fact.head, head), (fact.tail, tail)
+        for fact in meant:
+            ends = (fact.head, fact.head_label), (fact.tail, fact.tail_label)
             notes |= {f"new entity {name!r}": None for key, name in ends if key not in self._memory.entities}
             if fact.relation not in self._memory.relations:
-                alike = self.relations.alike(relation)
+                alike = self.relations.alike(fact.relation_noun)
                 close = f"; known ones like it: {', '.join(alike)}" if alike else ""
-                notes[f"new relation {relation!r}{close}"] = None
-        receipt = self._memory.upsert(facts, replace=replace, on=on)
+                notes[f"new relation {fact.relation_noun!r}{close}"] = None
+        receipt = self._memory.upsert(meant, replace=replace, on=on)
         told = [*notes, *self.turned(receipt)]
         told += [f"not at all times: {self._memory.text(row)} {why}" for row, why in receipt.lost.items()]
         return receipt.facts, receipt.superseded, told

@@ -41,10 +41,19 @@ class KnowledgeMemory(HeldFacts):
 
     _date = ""
     """Date that this is a view of another memory as of; empty where it is none."""
+    _version = 1
 
     def _hold(self, facts: Triples, chronicle: Chronicle) -> None:
         super()._hold(facts, chronicle)
         self._past: dict[str, KnowledgeMemory] = {}  # views that were asked for since the last change
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change, in a folder also over restarts.
+
+        What is looked up after it was read holds every change that it counts.
+        """
+        return self._version
 
     def _take(self, held: generations.Contents) -> None:
         """Hold what was read from a folder, and nothing else."""
@@ -112,7 +121,7 @@ class KnowledgeMemory(HeldFacts):
         if self._date:
             raise UserError(f"what held as of {self._date} can't be changed; change the memory that it is of")
         with self._state:
-            self._past = {}
+            self._past, self._version = {}, self._version + 1
             for kind, new in change.new.items():
                 if new.keys:
                     self._names[kind].restore(*new)
@@ -174,7 +183,7 @@ class KnowledgeMemory(HeldFacts):
         if len(self.chronicle) or self._date:
             return self.upsert([Fact(*self._keys_of(row)) for row in rows.tolist()]).facts
         with self._writing, self._state:
-            self._past = {}
+            self._past, self._version = {}, self._version + 1
             found, came = self._facts.add([(head, relation, tail) for head, relation, tail in rows.tolist()])
             self.arrangement.changed([], came)
         return found

@@ -89,7 +89,7 @@ class FactReader:
 
     def prefill(self, texts: Sequence[str]) -> list[Float[Tensor, "2 layers G L D"]]:
         """Compute the keys and values of `texts`, those alike in length together: less padding."""
-        encoded = self.reader.encode([text + "\n" for text in texts])
+        encoded = self.reader.plain([text + "\n" for text in texts])
         self.cut += sum(len(tokens) > self.window for tokens in encoded)
         encoded = [tokens[: self.window] for tokens in encoded]
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))

@@ -85,7 +85,7 @@ class Finder:
         """
         if len(questions) != self.questions:
             return False
-        ids = self.system.encoder.tokens(questions), self.system.reader.encode(questions)
+        ids = self.system.encoder.tokens(questions), self.system.reader.plain(questions)
         width = max(len(row) for part in ids for row in part)
         if width > WIDTHS[-1]:
             return False

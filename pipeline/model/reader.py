@@ -46,7 +46,7 @@ class Reader:
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.lm, self.tokenizer = load_language_model(lm, device)
         self.lm.get_output_embeddings().register_forward_pre_hook(_contiguous)
-        self._spelling = Spelling(self.tokenizer, special=False)
+        self.spelling = Spelling(self.tokenizer, special=False)
         self.stop: int = self.tokenizer.convert_tokens_to_ids(lm.stop)
 
     @property
@@ -89,9 +89,8 @@ class Reader:
         """Return the token ids of the prompts of `questions`; see `tokens`."""
         before = facts or [""] * len(questions)
         shape = form or self.settings.prompt
-        return self.encode(
-            [shape.format(question=q, facts=f) for q, f in zip(questions, before, strict=True)]
-        )
+        pairs = zip(questions, before, strict=True)
+        return self.spelling.filled(shape, [{"question": q, "facts": f} for q, f in pairs])
 
     def continued(self, starts: Sequence[str], ends: Sequence[str]) -> Tokens:
         """Return plain texts whose ends are scored, without any form of a chat."""
@@ -155,7 +154,7 @@ class Reader:
             ids, mask = self._started(tokens, cache)
         with narrowing() as narrow_facts:
             for _ in range(limit):
-                best = self._next(ids, mask, cache)
+                best = self.following(ids, mask, cache)
                 going = torch.nonzero(~torch.isin(best.cpu(), ends))[:, 0]
                 if not len(going):
                     break
@@ -170,6 +169,25 @@ class Reader:
                 ids, mask = best[:, None], torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def following(self, ids: TokenIds, mask: TokenIds, cache: DynamicCache) -> Int[Tensor, " B"]:
+        """Return the most likely next tokens after `ids` and what `cache` holds before them, which grows.
+
+        Args:
+            ids: the tokens to read.
+            mask: which of all tokens, those of the cache first, are no padding.
+            cache: of what was read before.
+        """
+        output = self.lm(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        best: Tensor = output.logits[:, -1].argmax(dim=-1)
+        return best
 
     @torch.no_grad()
     def write(self, starts: Sequence[str], limit: int) -> list[str]:
@@ -189,19 +207,6 @@ class Reader:
             )
             texts += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return texts
-
-    def _next(self, ids: TokenIds, mask: TokenIds, cache: DynamicCache) -> Int[Tensor, " B"]:
-        """Return the most likely next token after `ids` and what `cache` holds before them."""
-        output = self.lm(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        best: Tensor = output.logits[:, -1].argmax(dim=-1)
-        return best
 
     def _started(self, tokens: Tokens, cache: DynamicCache) -> tuple[TokenIds, TokenIds]:
         """Compute what all prompts begin with into `cache`; return the rest of them, and the whole mask."""
@@ -264,12 +269,19 @@ class Reader:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of `texts`, with nothing added before or behind."""
-        return self._spelling(texts)
+        return self.spelling(texts)
+
+    def plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of `texts`, in which names of special tokens are letters like all others."""
+        return self.spelling.plain(texts)
 
 
 def _contiguous(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Lay the last positions of a batch out anew: else torch copies the vocabulary's matrix for each row."""
-    return (inputs[0].contiguous(),)
+    """Lay the last positions of a batch out anew: else torch copies the vocabulary's matrix for each row.
+
+    Of one row, `contiguous` would keep strides that lead there too.
+    """
+    return (inputs[0].clone(memory_format=torch.contiguous_format),)
 
 
 class _ReachedError(Exception):

@@ -43,10 +43,7 @@ def choose_stop(system: OurSystem, valid: Sequence[Example], biases: Sequence[fl
 
     def accuracy(bias: float) -> dict[str, float]:
         second.stop.bias.copy_(before + bias / scale)
-        told = by_kind(
-            valid, lambda batch: first_right(system.found([e.text for e in batch]), batch).tolist()
-        )
-        return {kind: sum(row) / len(row) for kind, row in told.items()}
+        return {kind: sum(row) / len(row) for kind, row in by_kind(valid, right).items()}
 
     at_one_hop = {kind: value for kind, value in accuracy(NEVER).items() if kind != "multihop"}
     tried = {bias: accuracy(bias) for bias in sorted({0.0, *biases})}

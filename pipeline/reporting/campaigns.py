@@ -125,6 +125,7 @@ def provenances(roots: Sequence[Path]) -> dict[str, Any]:
         "machine": told[0]["machine"],
         "seeds": sorted({seed for job in jobs for seed in job["seeds"]}),
         "jobs": [one["states"] for one in told],
+        "minutes": [one.get("minutes") for one in told],
     }
 
 

@@ -33,6 +33,9 @@ UPDATES = (
 )
 """Test modules that say what becomes of conflicting, repeated, malformed, oversized and hostile updates."""
 
+HOSTILE = ("test_any_requests", "test_guard", "test_no_pickle", "test_hostile_texts")
+"""Test modules that send the server what it has to refuse."""
+
 
 def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
     """Return how many tests passed, how long they took, and the branch coverage.
@@ -64,6 +67,9 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
         "sweeps_passed": sum("test_sweeps" in name for name in passed_in),
         "attention_passed": sum(name.split(".")[-1] in ATTENTION for name in passed_in),
         "updates_passed": sum(name.split(".")[-1] in UPDATES for name in passed_in),
+        "chat_passed": sum(name.split(".")[-1] == "test_chat" for name in passed_in),
+        "page_passed": sum(name.split(".")[-1] == "test_page_browser" for name in passed_in),
+        "hostile_passed": sum(name.split(".")[-1] in HOSTILE for name in passed_in),
         "acceptance_passed": sum("test_acceptance" in name for name in passed_in),
     }
 

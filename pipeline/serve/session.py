@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pipeline.config import UserError
 from pipeline.memory import generations
+from pipeline.memory.dates import Period
 from pipeline.memory.durable import DurableMemory
-from pipeline.memory.statements import Editor
+from pipeline.memory.history import Stretch, history
+from pipeline.memory.statements import Editor, cleaned
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.compiling import Backend
 from pipeline.model.fast import Fast
@@ -87,6 +91,16 @@ class Session:
         self.system.memory = memory
         self._editor = Editor(memory, relation_labels(shared_paths().kv))
 
+    @property
+    def fast(self) -> Fast | None:
+        """What answers once `compile` was called."""
+        return self._fast
+
+    @property
+    def editor(self) -> Editor:
+        """What changes the memory by statements, and knows what names mean."""
+        return self._editor
+
     def as_of(self, date: str) -> None:
         """Answer by what held on a date from now on; that can't be changed.
 
@@ -106,17 +120,18 @@ class Session:
         facts: Path | str | None = None,
         k: int | None = None,
         write: bool = False,
+        sync: str = "always",
     ) -> "Session":
         """Return a session; see `pipeline.serve.start.start` for what is taken by default.
 
         With `write`, every change is in the folder `memory` before it is acknowledged, and no other process
-        can write to it until `close` or the end of this one.
+        can write to it until `close` or the end of this one; `sync` is as in `start`.
 
         Raises:
             UserError: a folder or file is missing or damaged.
         """
         places = [None if place is None else Path(place) for place in (adapter, memory, facts)]
-        return cls(start(places[0], places[1], places[2], k, write))
+        return cls(start(places[0], places[1], places[2], k, write, sync))
 
     def close(self) -> None:
         """Let other processes write to the memory's folder, where this session may."""
@@ -127,9 +142,9 @@ class Session:
         """Return the answer to `question`.
 
         Raises:
-            UserError: the question is empty or too long, or the memory holds no fact.
+            UserError: as `checked`.
         """
-        question = self._checked(question)
+        question = self.checked(question)
         began = time.perf_counter()
         reply = self._reply(question)
         return self._answer(question, reply, reply.texts[0], time.perf_counter() - began)
@@ -143,7 +158,7 @@ class Session:
         Raises:
             UserError: as `ask`.
         """
-        question = self._checked(question)
+        question = self.checked(question)
         began = time.perf_counter()
         if self._fast is None:
             reply = self._reply(question)
@@ -152,8 +167,12 @@ class Session:
             reply, pieces = self._fast.spoken(question)
         return self._answer(question, reply, "", time.perf_counter() - began), pieces
 
-    def _checked(self, question: str) -> str:
-        """Return the question with single spaces, if it can be asked."""
+    def checked(self, question: str) -> str:
+        """Return a question with single spaces.
+
+        Raises:
+            UserError: the question is empty or too long, or the memory holds no fact.
+        """
         question = " ".join(question.split())
         if not question:
             raise UserError('the question is empty; ask something: "What is the capital of France?"')
@@ -175,24 +194,60 @@ class Session:
         refused = reply.refused[0] or not used
         return Answer(question, text, refused, reply.refusal[0], used, seconds)
 
+    def search(self, text: str, n: int = 10) -> list[tuple[int, float]]:
+        """Return the n facts that the model would find for a text with their scores in nats, best first.
+
+        Args:
+            text: as a question.
+            n: facts at most; there are no more than the search's own N.
+        """
+        text = " ".join(text.split())
+        if not text or not len(self.system.memory):
+            return []
+        with torch.no_grad():
+            found = self.system.found([text])
+        pairs = zip(found.facts[0].tolist(), found.scores[0].tolist(), strict=True)
+        return sorted((pair for pair in pairs if pair[0] >= 0), key=lambda pair: -pair[1])[:n]
+
+    def history(self, slot: str) -> list[Stretch]:
+        """Return what a slot has held, holds and will hold.
+
+        Args:
+            slot: `Head | relation`, by label or key.
+
+        Raises:
+            UserError: it has another form, or the memory knows no such slot.
+        """
+        parts = slot.split("|")
+        if len(parts) != 2:
+            raise UserError(f'expected Head | relation, got {slot!r}; write "France | capital"')
+        head, relation = map(cleaned, parts)
+        keys = self._editor.entities.find(head), self._editor.relations.find(relation)
+        told = history(self._memory, keys[0], keys[1]) if keys[0] and keys[1] else []
+        if not told:
+            raise UserError(f"the memory knows nothing of the {relation} of {head}")
+        return told
+
     def _reply(self, question: str) -> Reply:
         if self._fast is not None:
             return self._fast.reply([question])
         with self.system.attached():
             return self.system.reply([question])
 
-    def upsert(self, *statements: str, replace: bool = True) -> Change:
+    def upsert(self, *statements: str, replace: bool = True, period: Period | None = None) -> Change:
         """Write facts, each `Head | relation | Tail`; several of one slot stand side by side.
 
         Args:
             statements: the facts; heads, relations and tails by label or key, new ones included.
             replace: whether they supersede the other facts of their slots.
+            period: when all of them hold, and who says so.
 
         Raises:
-            UserError: a statement has another form or an ambiguous name; nothing is written then.
+            UserError: a statement has another form or an ambiguous name, or a date can't be; nothing is
+                written then.
         """
         began = time.perf_counter()
-        rows, superseded, notes = self._editor.upsert(statements, replace)
+        rows, superseded, notes = self._editor.upsert(statements, replace, period)
         memory = self.system.memory
         return Change(
             list(map(memory.text, rows)),

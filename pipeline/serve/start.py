@@ -45,7 +45,12 @@ def shared_paths() -> Paths:
 
 
 def start(
-    adapter: Path | None, memory: Path | None, facts: Path | None, k: int | None, write: bool = False
+    adapter: Path | None,
+    memory: Path | None,
+    facts: Path | None,
+    k: int | None,
+    write: bool = False,
+    sync: str = "always",
 ) -> Started:
     """Return the trained system on its memory.
 
@@ -56,6 +61,7 @@ def start(
         k: facts that the language model reads; by default as trained.
         write: whether every change is in the folder `memory` before it is acknowledged. A new folder begins
             with `facts`; by default with the memory of the stage `index`, else the example facts.
+        sync: when such a change is on disk, see `Journal`.
 
     Raises:
         UserError: one of them is missing or damaged, k is out of its range, or the folder isn't writable.
@@ -76,7 +82,7 @@ def start(
     if write:
         if memory is None:
             raise UserError("changes are to be kept, but in no folder; name one by --memory")
-        place, held = memory, _kept(memory, facts, settings, texts)
+        place, held = memory, _kept(memory, facts, settings, texts, sync)
     else:
         place = facts or memory or paths.index
         held = filled(place, settings, texts) if facts else KnowledgeMemory.open(place, settings, texts)
@@ -86,19 +92,19 @@ def start(
     return Started(system, folder, place)
 
 
-def _kept(folder: Path, facts: Path | None, settings: Memory, texts: TextEncoder) -> DurableMemory:
+def _kept(folder: Path, facts: Path | None, settings: Memory, texts: TextEncoder, sync: str) -> DurableMemory:
     """Return the memory in `folder`, open for writing; see `start` for what a new one begins with."""
     if generations.current(folder) is not None:
         if facts is not None:
             raise UserError(f"{folder}: is there already, so it can't begin with {facts}; name a new folder")
-        return DurableMemory.begun(folder, settings, texts)
+        return DurableMemory.begun(folder, settings, texts, sync)
     index = shared_paths().index
     if facts is None and index.is_dir():
         first = KnowledgeMemory.open(index, settings, texts)
     else:
         first = filled(facts or EXAMPLES, settings, texts)
     first.add_slots()
-    return DurableMemory.begun(folder, settings, texts, start=first)
+    return DurableMemory.begun(folder, settings, texts, sync, first)
 
 
 def configuration(folder: Path) -> tuple[Ours, Memory, LanguageModel, Encoder]:

@@ -9,6 +9,9 @@ XML = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="1" ti
 <testcase classname="tests.test_bad_input" name="a"/><testcase classname="tests.test_sweeps" name="b"/>
 <testcase classname="tests.memory.test_conflicts" name="f"/>
 <testcase classname="tests.model.test_beside" name="e"/>
+<testcase classname="tests.serve.test_chat" name="g"/>
+<testcase classname="tests.serve.test_page_browser" name="h"/>
+<testcase classname="tests.serve.test_guard" name="i"/><testcase classname="tests.serve.test_guard" name="j"/>
 <testcase classname="tests.test_x" name="c"><failure>no</failure></testcase>
 <testcase classname="tests.test_bad_input" name="d"><skipped/></testcase></testsuite></testsuites>"""
 
@@ -18,7 +21,7 @@ def test_counts_time_and_coverage_are_taken_over(tmp_path):
     (tmp_path / "coverage.json").write_text(json.dumps({"totals": {"percent_covered": 93.456}}))
     assert condensed(tmp_path / "junit.xml", tmp_path / "coverage.json") == {
         "tests": 4,
-        "passed": 4,
+        "passed": 8,
         "failed": 1,
         "skipped": 1,
         "seconds": 61,
@@ -28,6 +31,9 @@ def test_counts_time_and_coverage_are_taken_over(tmp_path):
         "sweeps_passed": 1,
         "attention_passed": 1,
         "updates_passed": 1,
+        "chat_passed": 1,
+        "page_passed": 1,
+        "hostile_passed": 2,
         "acceptance_passed": 0,
     }
 

@@ -103,3 +103,25 @@ def test_the_example_facts_are_well_formed():
     assert len(rows) > 40
     assert {len(row) for row in rows} == {3}
     assert PRETRAINED.parent == ROOT / "models" / "pretrained"
+
+
+def test_a_fact_may_say_when_it_holds_and_a_slot_tells_what_it_held(trained, tmp_path):
+    words = ["--adapter", str(trained.adapter), "--memory", str(tmp_path / "mine")]
+    dated = ["--upsert", "France | capital | Lyon", "--since", "1940", "--until", "1950", "--source", "atlas"]
+    ask([*words, "--facts", str(trained.facts), *dated, "--save"])
+    told = ask([*words, "--history", "France | capital"])
+    lines = [line.split("  ")[0] for line in told.splitlines() if line.startswith("The capital of France")]
+    assert lines == [f"The capital of France is {name}." for name in ("Lyon", "Paris")]
+    assert "1940 to 1950 atlas" in told
+    found = json.loads(ask([*words, "--search", "capital of France", "--as-of", "1945", "--json"]))["found"]
+    assert "The capital of France is Lyon." in [one["text"] for one in found]
+    assert [one["score"] for one in found] == sorted((one["score"] for one in found), reverse=True)
+    assert "The capital of France is Paris." in ask([*words, "--search", "capital of France"])
+    with pytest.raises(UserError, match=r"expected Head \| relation, got 'France'"):
+        ask([*words, "--history", "France"])
+    with pytest.raises(UserError, match=r"the memory knows nothing of the anthem of France"):
+        ask([*words, "--history", "France | anthem"])
+    with pytest.raises(UserError, match=r"--since, --until and --source: they are of what --upsert writes"):
+        ask([*words, "--source", "atlas", "--search", "x"])
+    with pytest.raises(UserError, match=r"the end '1930' is not after the start '1940'"):
+        ask([*words, "--upsert", "Peru | capital | Cusco", "--since", "1940", "--until", "1930"])
