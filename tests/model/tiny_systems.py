@@ -231,14 +231,21 @@ def training(checkpoints: Path, **changes: Any) -> Train:
     return Train(**(values | changes))
 
 
-def opened(method: Method, world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: Any) -> Any:
+def opened(
+    method: Method,
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    device: torch.device | str = "cpu",
+    **changes: Any,
+) -> Any:
     """Return the untrained system of `method` on the small world; `changes` are of the memory.
 
     Every entity is looked at: the vectors of a random encoder say nothing about which ones to.
     """
     torch.manual_seed(0)
     memory = memory_settings(**({"entities": 60} | changes))
-    return open_system(method, memory, lm, encoder, world.graph, world.paths, torch.device("cpu"))
+    return open_system(method, memory, lm, encoder, world.graph, world.paths, torch.device(device))
 
 
 def some_examples(system: System, count: int = 3) -> list[Example]:
