@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import UserError
+from pipeline.processes import first
 
 MODES = ("disabled", "offline", "online")
 
@@ -59,7 +60,7 @@ class Run:
 
 @contextmanager
 def run(logger: Logger, out: Path, config: Mapping[str, object]) -> Iterator[Run]:
-    """Track what happens inside the `with` block.
+    """Track what happens inside the `with` block; of several processes, in the first one.
 
     Args:
         logger: whether and where.
@@ -70,7 +71,7 @@ def run(logger: Logger, out: Path, config: Mapping[str, object]) -> Iterator[Run
     Raises:
         UserError: Weights & Biases refuses the run, for want of an account for instance.
     """
-    if logger.mode == "disabled":
+    if logger.mode == "disabled" or not first():
         yield Run()
         return
     # Imported here because a run that isn't tracked should not pay the second that it takes.
@@ -133,6 +134,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 class Curve:
     """A CSV file of what a training loop measured, one row a step, written through at once.
 
+    Of several processes that train together, the first one writes.
+
     Args:
         path: the file.
         columns: names of the columns, the step first.
@@ -154,6 +157,8 @@ class Curve:
                 raise ValueError(f"{path}: holds the columns {header}, not {self.columns}")
             # A killed run can leave its last row half written.
             kept = [row for row in rows if len(row) == len(header) and int(row[0]) < start]
+        if not first():
+            return
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([self.columns, *kept])
 
@@ -167,5 +172,7 @@ class Curve:
         unknown = [name for name in values if name not in self.columns]
         if missing or unknown:
             raise ValueError(f"{self.path}: columns missing: {missing}, unknown: {unknown}")
+        if not first():
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow([f"{values[name]:.6g}" for name in self.columns])

@@ -6,12 +6,14 @@ from pipeline.config import Paths, stage
 from pipeline.evaluation.training import Trained, fitted, settings_of
 from pipeline.memory.settings import Memory
 from pipeline.model.batches import Train
+from pipeline.together import together
 from pipeline.tracking import Logger, run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 
 
 @stage
+@together
 def train(
     method: Trained,
     memory: Memory,

@@ -1,13 +1,15 @@
 """The machine that a stage trains or runs on, in Lightning's words."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pipeline.config import UserError
+from pipeline.processes import place
 
 ACCELERATORS = ("auto", "cpu", "gpu")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,10 @@ class Trainer:
     hosts: int
     """Hosts of the run."""
     strategy: str
-    """How Lightning spreads the work: `auto`, `ddp`, `fsdp`."""
+    """How processes share the work: `auto` is one process, `ddp` gives each the whole model and a part of every
+    batch, `fsdp` a part of the frozen language model too."""
+    restarts: int
+    """Times that all processes are started anew, from the last checkpoint, after one was lost."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -32,10 +37,21 @@ class Trainer:
         for name in ("devices", "hosts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, not {getattr(self, name)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"trainer.strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy}")
+        if self.restarts < 0:
+            raise ValueError(f"trainer.restarts must not be negative, but is {self.restarts}")
+        if self.processes > 1 and self.strategy == "auto":
+            raise ValueError(f"trainer.strategy must be ddp or fsdp for {self.processes} processes, not auto")
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, one an accelerator."""
+        return self.devices * self.hosts
 
     @property
     def device(self) -> torch.device:
-        """The device of this process's tensors outside a Lightning loop.
+        """The device of this process: among several on a host, each has the GPU of its number.
 
         Raises:
             UserError: `accelerator` is `gpu` and torch sees none.
@@ -46,10 +62,21 @@ class Trainer:
                 "trainer.accelerator is gpu, but torch sees none: choose trainer=cpu or trainer=auto, "
                 "or install an accelerator build of torch"
             )
-        return torch.device("cuda" if seen and self.accelerator != "cpu" else "cpu")
+        if not seen or self.accelerator == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", place().local) if self.processes > 1 else torch.device("cuda")
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `lightning.Trainer` that these values are."""
-        values = asdict(self)
-        values["num_nodes"] = values.pop("hosts")
+        values: dict[str, Any] = {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "num_nodes": self.hosts,
+            "strategy": "auto",
+        }
+        if self.processes > 1:
+            from lightning.pytorch.strategies import DDPStrategy
+
+            # What a process has no question for, its part of the loss doesn't reach.
+            values["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
         return values

@@ -211,7 +211,7 @@ CASES: dict[str, tuple[Callable[[Place], Any], str]] = {
         r"no preset 'labtop'; there is .*laptop",
     ),
     "a GPU where there is none": (
-        lambda place: Trainer(accelerator="gpu", devices=1, hosts=1, strategy="auto").device,
+        lambda place: Trainer(accelerator="gpu", devices=1, hosts=1, strategy="auto", restarts=0).device,
         r"trainer.accelerator is gpu, but torch sees none: choose trainer=cpu",
     ),
     # data

@@ -23,7 +23,9 @@ MODULES = sorted(file.relative_to(ROOT).as_posix() for file in PIPELINE.rglob("*
 LAYERS = {
     "config": 0,
     "packages": 0,
+    "processes": 0,
     "shapes": 0,
+    "together": 0,
     "tracking": 0,
     "trainer": 0,
     "weights": 0,

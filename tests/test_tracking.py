@@ -66,7 +66,7 @@ def records(folder: Path) -> list[wandb_internal_pb2.Record]:
 )
 def test_an_offline_run_holds_what_sync_sends(tmp_path: Path) -> None:
     logger = replace(OFFLINE, dir=tmp_path)
-    trainer = Trainer(accelerator="cpu", devices=1, hosts=1, strategy="auto")
+    trainer = Trainer(accelerator="cpu", devices=1, hosts=1, strategy="auto", restarts=0)
     for rate in (1, 2):
         out = tmp_path / "multirun" / "train" / f"seed={rate}"
         with run(logger, out, {"trainer": trainer, "seed": rate, "out": out}) as tracked:
@@ -204,7 +204,7 @@ def test_a_trainer_out_of_range_is_an_error(key: str, value: object, text: str) 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
 def test_a_gpu_that_is_not_there_is_an_error_with_the_remedy() -> None:
-    trainer = Trainer(accelerator="gpu", devices=1, hosts=1, strategy="auto")
+    trainer = Trainer(accelerator="gpu", devices=1, hosts=1, strategy="auto", restarts=0)
     with pytest.raises(UserError, match="torch sees none: choose trainer=cpu or trainer=auto"):
         _ = trainer.device
     assert replace(trainer, accelerator="auto").device == torch.device("cpu")

@@ -23,6 +23,7 @@ from pipeline.model.rehearsal import Rehearsed, choose_trust, rehearse, unfamili
 from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads
 from pipeline.model.system import Example
 from pipeline.model.tuning import choose_refusal, choose_search, fit_query, fit_reranker
+from pipeline.processes import first
 from pipeline.tracking import Curve
 
 QUESTIONS = 4000
@@ -171,6 +172,6 @@ def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:
 
 
 def bar(items: Iterable[Any], title: str) -> Iterable[Any]:
-    """Return the items behind a progress bar."""
-    shown: Iterable[Any] = tqdm(items, desc=title, unit="step", mininterval=1.0)
+    """Return the items behind a progress bar, which the first process shows."""
+    shown: Iterable[Any] = tqdm(items, desc=title, unit="step", mininterval=1.0, disable=not first())
     return shown

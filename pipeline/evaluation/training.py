@@ -33,6 +33,7 @@ from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, O
 from pipeline.model.stopping import choose_stop
 from pipeline.model.system import Example, System
 from pipeline.model.tuning import choose_k
+from pipeline.processes import agree, first, wait
 from pipeline.tracking import Run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
@@ -67,7 +68,8 @@ def fitted(
 ) -> System:
     """Return the system of `method` after its training, whose adapter, curves and figures are in `out`.
 
-    `train` is what `settings_of` returns.
+    `train` is what `settings_of` returns. Several processes fit the reader together; what comes before and
+    after it is the same in all of them, but for rounding, and the first one's result counts.
     """
     name = NAMES[type(method)]
     _seed(seed)
@@ -97,6 +99,7 @@ def fitted(
     if isinstance(system, RagTunedSystem):
         figures["search"] = fit_search(system, pool, valid, train, seed, out)
         pool = Pool(pool.template, pool.human, [])
+    agree(system.state_dict())
     found_by = {n: v.clone() for n, v in system.state_dict().items() if n.startswith(system.fitted_before)}
     figures["retrieval_seconds"] = time.perf_counter() - began
     _seed(seed)
@@ -134,11 +137,14 @@ def fitted(
         "parameters": sum(p.numel() for p in system.parameters() if p.requires_grad),
         "facts_cut": system.facts.cut if isinstance(system, OurSystem) else 0,
     }
-    tracked.summarize({f"train.{n}": v for n, v in figures.items()})
-    save_adapter(system, out, {n: s for n, s in sections.items() if n != "train"})
-    (out / "train.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    # The key doesn't know the code: what a finished run left must not be what the next one starts from.
-    shutil.rmtree(train.checkpoints / key)
+    agree(system.state_dict())
+    if first():
+        tracked.summarize({f"train.{n}": v for n, v in figures.items()})
+        save_adapter(system, out, {n: s for n, s in sections.items() if n != "train"})
+        (out / "train.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        # The key doesn't know the code: what a finished run left must not be what the next one starts from.
+        shutil.rmtree(train.checkpoints / key)
+    wait()
     return system
 
 

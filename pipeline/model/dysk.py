@@ -29,7 +29,8 @@ from pipeline.model.facts import FactVectors
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import decoder_layers
 from pipeline.model.reader import Reader
-from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
+from pipeline.model.sharing import nothing, weighed
+from pipeline.model.system import Example, Reply, System, gold_mask, share_right, with_gold
 from pipeline.shapes import CandidateFacts, CandidateScores
 
 FUSIONS = ("residual", "norm")
@@ -223,7 +224,7 @@ class DyskSystem(System):
         scores = torch.stack(self._scores).mean(dim=0)[asks]
         owner = torch.arange(len(batch), device=asks.device)[:, None].expand_as(asks)[asks]
         known = gold.any(dim=-1)
-        aux = auxiliary_loss(scores, gold[owner]) if known.any() else torch.zeros_like(lm_loss)
+        aux = auxiliary_loss(scores, gold[owner]) if known.any() else nothing(lm_loss.device)
         first = asks & (asks.cumsum(dim=-1) == 1)
         right = gold.gather(1, torch.stack(self._scores).mean(dim=0)[first].argmax(dim=-1, keepdim=True))
         right = right[known]
@@ -232,8 +233,8 @@ class DyskSystem(System):
             "loss": lm_loss + self.method.alpha * aux,
             "lm_loss": lm_loss.detach(),
             "aux_loss": aux.detach(),
-            "retrieval_accuracy": right.float().mean() if len(right) else torch.zeros(()),
-            "gate": gates.mean().detach(),
+            "retrieval_accuracy": share_right(right),
+            "gate": weighed(gates.mean().detach(), gates.numel()),
         }
 
     @torch.no_grad()

@@ -1,4 +1,9 @@
-"""The Lightning loop that fits a reader: warm-up and cosine, curve, checkpoints that survive a kill."""
+"""The Lightning loop that fits a reader: warm-up and cosine, curve, checkpoints that survive a kill.
+
+Batch number i depends on the seed and i alone, and so do the draws of its losses. Several processes draw the
+same batch, and each takes its share of it: what is learned is what one process would learn, whatever their
+number, and a run may go on with another number of them.
+"""
 
 import math
 import random
@@ -16,7 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import UserError
 from pipeline.model.batches import Batches, Pool, Train
+from pipeline.model.sharing import averaged, shared
 from pipeline.model.system import Example, System
+from pipeline.processes import first, place
 from pipeline.tracking import Curve
 from pipeline.trainer import Trainer
 
@@ -42,10 +49,12 @@ class Fitting(lightning.LightningModule):  # type: ignore[misc]
         self.skipped = 0
 
     def training_step(self, batch: list[Example], number: int) -> torch.Tensor:
-        """Return the loss of one batch and write its parts to the curve."""
+        """Return the loss of this process's share of a batch, and write the batch's parts to the curve."""
         random.seed(f"{self.seed}/{self.global_step}")
-        parts = self.system.losses(batch)
-        row = {name: float(value.detach()) for name, value in parts.items()}
+        device = self.system.reader.device
+        with shared(batch, self.trainer.global_rank, self.trainer.world_size, device) as own:
+            parts = self.system.losses(own)
+        row = averaged(parts, device)
         if not math.isfinite(row["loss"]):
             raise UserError(
                 f"step {self.global_step}: the loss is {row['loss']}; lower train.learning_rate or "
@@ -64,8 +73,13 @@ class Fitting(lightning.LightningModule):  # type: ignore[misc]
         return batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the run go on from here as one that resumes from this checkpoint would."""
+        """Keep the steps skipped, and let the run go on as one that resumes from this checkpoint would."""
+        checkpoint["skipped"] = self.skipped
         self.system.forget()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting the steps skipped."""
+        self.skipped = int(checkpoint["skipped"])
 
     def configure_gradient_clipping(self, optimizer: Any, *limit: Any, **limits: Any) -> None:
         """Clip the gradient's norm; a gradient that isn't finite is dropped, and the step counted as skipped.
@@ -145,7 +159,21 @@ def fit(
 
     Returns:
         How many steps were skipped because their gradient was not finite.
+
+    Raises:
+        UserError: fewer processes were started than `trainer` asks for, or they are more than a batch has
+            questions.
     """
+    world = place().world
+    if trainer.processes != world:
+        raise UserError(
+            f"trainer.devices × trainer.hosts is {trainer.processes}, but {world} train here: only the stage "
+            f"`train` starts several processes, and SLURM or torchrun must start as many as the section says"
+        )
+    if settings.batch_size < world:
+        raise UserError(
+            f"train.batch_size is {settings.batch_size}, which {world} processes can't share: raise it"
+        )
     last = checkpoints / "last.ckpt"
     start = 0
     if last.is_file():
@@ -175,7 +203,8 @@ def fit(
         with system.attached(), _attention(trainer.device):
             loop.fit(module, loader, ckpt_path=last if start else None, weights_only=True)
     finally:
-        shutil.copyfile(grown.path, curve)
+        if first():
+            shutil.copyfile(grown.path, curve)
     system.to(trainer.device)  # where Lightning took it from: its teardown leaves a model on the CPU
     return module.skipped
 

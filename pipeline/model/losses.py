@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.model.sharing import weighed
 from pipeline.shapes import CandidateScores
 
 
@@ -29,4 +30,4 @@ def auxiliary_loss(
         raise ValueError("no question of the batch has a gold fact among its candidates")
     weight = target[has_target] / target[has_target].sum(dim=-1, keepdim=True)
     log_probability = torch.log_softmax(joined[has_target], dim=-1).masked_fill(~target[has_target], 0.0)
-    return -(weight * log_probability).sum(dim=-1).mean()
+    return weighed(-(weight * log_probability).sum(dim=-1).mean(), has_target.sum())

@@ -26,8 +26,9 @@ from pipeline.model.number import Number
 from pipeline.model.reader import Reader
 from pipeline.model.selection import Shares, doubted, reply, shares, spread, training_selection
 from pipeline.model.settings import Ours
+from pipeline.model.sharing import nothing, weighed
 from pipeline.model.states import StateHeads
-from pipeline.model.system import Example, Reply, System
+from pipeline.model.system import Example, Reply, System, share_right
 from pipeline.shapes import CandidateFacts, CandidateScores
 
 
@@ -192,10 +193,12 @@ class OurSystem(System):
         found = found._replace(scores=held)
         null = self._null(found, letters)
         told = torch.tensor([example.told for example in batch], device=gold.device)
-        aux = auxiliary_loss(found.scores, gold, null, told) if told.any() else 0.0 * self.temperature
+        if told.any():
+            aux = auxiliary_loss(found.scores, gold, null, told)
+        else:
+            aux = nothing(gold.device) + 0.0 * self.temperature
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         chosen, log_shares = self._shared(facts.gather(1, selected), found.scores.gather(1, selected), null)
-        lm_loss = torch.zeros((), device=aux.device)
         if rows:
             read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
             targets = [self.target(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
@@ -203,14 +206,16 @@ class OurSystem(System):
             tokens = self.facts.facts(shown, self._shifts(log_shares.facts[rows]))
             with reading(tokens), self.lowrank.attached(self.reader.lm):
                 lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
+        else:
+            lm_loss = nothing(gold.device)
         right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[gold.any(dim=-1)]
         return {
             "loss": lm_loss + self.method.alpha * aux,
             "lm_loss": lm_loss.detach(),
             "aux_loss": aux.detach(),
-            "retrieval_accuracy": right.float().mean() if len(right) else torch.zeros(()),
+            "retrieval_accuracy": share_right(right),
             "temperature": self.temperature.detach() * self.heads.temperature,
-            "null_share": log_shares.null.exp().mean().detach(),
+            "null_share": weighed(log_shares.null.exp().mean().detach(), len(batch)),
         }
 
     def _shared(self, facts: CandidateFacts, scores: CandidateScores, null: Tensor) -> tuple[Tensor, Shares]:

@@ -14,7 +14,7 @@ from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.lowrank import LowRank
 from pipeline.model.reader import Reader
-from pipeline.model.system import Example, Reply, System, gold_mask, with_gold
+from pipeline.model.system import Example, Reply, System, gold_mask, share_right, with_gold
 from pipeline.shapes import CandidateFacts, CandidateScores
 
 PARTS = 2
@@ -131,8 +131,7 @@ class PromptSystem(System):
         tokens = self.reader.tokens([e.text for e in answerable], targets, [self._shown(row) for row in read])
         loss = self.reader.loss(tokens)
         right = gold_mask(found[:, :1], answerable)[[bool(example.gold) for example in answerable]]
-        accuracy = right.float().mean() if len(right) else torch.zeros(())
-        return {"loss": loss, "lm_loss": loss.detach(), "retrieval_accuracy": accuracy}
+        return {"loss": loss, "lm_loss": loss.detach(), "retrieval_accuracy": share_right(right)}
 
     @torch.no_grad()
     def ground(self, questions: Sequence[str], n: int) -> CandidateFacts:

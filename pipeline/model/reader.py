@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from pipeline.memory.spelling import Spelling
 from pipeline.model.attention import narrowing
 from pipeline.model.lowrank import decoder_layers
+from pipeline.model.sharing import weighed
 from pipeline.shapes import TokenIds
 from pipeline.weights import LanguageModel, load_language_model
 
@@ -105,10 +106,13 @@ class Reader:
         return lost.sum(dim=1)
 
     def loss(self, tokens: Tokens) -> Float[Tensor, ""]:
-        """Return L_LM: the mean cross-entropy of the answers' tokens, in nats."""
+        """Return L_LM: the mean cross-entropy of the answers' tokens, in nats.
+
+        Of a batch shared out among processes, it is this one's part of the mean (`pipeline.model.sharing`).
+        """
         logits, labels = self._scored(tokens)
         kept = labels != -100
-        return F.cross_entropy(logits[kept].float(), labels[kept])
+        return weighed(F.cross_entropy(logits[kept].float(), labels[kept]), kept.sum())
 
     def _scored(self, tokens: Tokens) -> tuple[Float[Tensor, "B A V"], Int[Tensor, "B A"]]:
         """Return the logits of the last positions, as many as the longest answer has, and their labels."""

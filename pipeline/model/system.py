@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.reader import Reader
+from pipeline.model.sharing import nothing, weighed
 from pipeline.shapes import CandidateFacts
 
 
@@ -133,3 +134,8 @@ def gold_mask(facts: CandidateFacts, batch: Sequence[Example]) -> Bool[Tensor, "
         [fact in example.gold for fact in row] for row, example in zip(facts.tolist(), batch, strict=True)
     ]
     return torch.tensor(rows, dtype=torch.bool, device=facts.device)
+
+
+def share_right(right: Bool[Tensor, "R 1"]) -> Float[Tensor, ""]:
+    """Return the share of questions that are right, 0 of none; of a shared batch, this process's part of it."""
+    return weighed(right.float().mean(), len(right)) if len(right) else nothing(right.device)

@@ -21,7 +21,8 @@ from pipeline.model.knowledge import KnowledgeMaps, size_shift
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.reader import Reader, Tokens
 from pipeline.model.settings import Vector
-from pipeline.model.system import Example, Reply, System
+from pipeline.model.sharing import nothing, whole
+from pipeline.model.system import Example, Reply, System, share_right
 from pipeline.shapes import CandidateFacts
 
 REFUSAL_START = 12
@@ -85,7 +86,8 @@ class VectorSystem(System):
         The right facts are there whether or not the batch tells which question they answer: a sample of the
         memory without them would have no answer to read. Only L_Aux learns from what it tells.
         """
-        ids = self._beside(batch)
+        every_question = whole(batch)
+        ids = self._beside(every_question)
         read = set(ids)
         targets = [self.target(e, e.gold) if e.answers else self.method.refusal for e in batch]
         tokens = self.reader.tokens([example.text for example in batch], targets)
@@ -94,19 +96,19 @@ class VectorSystem(System):
         with reading(facts):
             lm_loss = self.reader.loss(tokens)
         self.steps += 1
-        wrong = sorted({fact for example in batch for fact in example.gold} - read)
+        wrong = sorted({fact for example in every_question for fact in example.gold} - read)
         read |= set(wrong)
         every = [*ids, *wrong, *(fact for fact in self._random(self.method.scored) if fact not in read)]
         gold = self._gold(batch, every)
         bank = self._of(torch.tensor(every, device=self.reader.device))
         scores, answerable = facts.scores(bank) * self.sharpness, gold.any(dim=-1)
-        aux = auxiliary_loss(scores, gold) if answerable.any() else torch.zeros_like(lm_loss)
+        aux = auxiliary_loss(scores, gold) if answerable.any() else nothing(lm_loss.device)
         right = gold.gather(1, scores.argmax(dim=-1, keepdim=True))[answerable]
         return {
             "loss": lm_loss + self.method.alpha * aux,
             "lm_loss": lm_loss.detach(),
             "aux_loss": aux.detach(),
-            "retrieval_accuracy": right.float().mean() if len(right) else torch.zeros(()),
+            "retrieval_accuracy": share_right(right),
         }
 
     @property

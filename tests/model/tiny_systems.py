@@ -25,7 +25,7 @@ from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 from tests.tiny import SmallWorld, memory_settings
 
-CPU = Trainer(accelerator="cpu", devices=1, hosts=1, strategy="auto")
+CPU = Trainer(accelerator="cpu", devices=1, hosts=1, strategy="auto", restarts=0)
 SILENT = Logger(mode="disabled", project="tests", entity=None, group=None, dir=Path())
 
 LIGHTNING = pytest.mark.filterwarnings(

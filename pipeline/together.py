@@ -1,0 +1,97 @@
+"""Starts a stage in as many processes as its section `trainer` asks for.
+
+Where neither torchrun nor SLURM has started this process, the stage starts torchrun on this host, hands it the
+arguments that were composed already, and waits; torchrun starts all processes anew when one is lost.
+"""
+
+import importlib
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ROOT, ConfigError, UserError
+from pipeline.processes import joined, place
+from pipeline.trainer import Trainer
+
+
+def together(run: Callable[..., None]) -> Callable[..., None]:
+    """Make a stage run in as many processes as its section `trainer` asks for; in this one, where that is one.
+
+    Raises:
+        UserError: it asks for another number of processes than were started, or for several hosts.
+    """
+
+    @wraps(run)
+    def start(**given: Any) -> None:
+        trainer: Trainer = given["trainer"]
+        if trainer.processes > 1 and place().world == 1:
+            _spread(run, given, trainer)
+            return
+        with joined(trainer.device):
+            run(**given)
+
+    return start
+
+
+def _spread(run: Callable[..., None], given: dict[str, Any], trainer: Trainer) -> None:
+    """Run a stage in processes of this host, all anew up to `trainer.restarts` times when one is lost.
+
+    Raises:
+        UserError: they would be on several hosts, one of them raised it, or one was lost too often.
+    """
+    if trainer.hosts > 1:
+        raise UserError(
+            f"trainer.hosts is {trainer.hosts}, but one process was started: start the same command on every "
+            f"host, with srun or torchrun (see docs/scaling.md)"
+        )
+    threads = max(1, (os.cpu_count() or 1) // trainer.devices)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments, trouble = Path(folder) / "arguments", Path(folder) / "trouble"
+        arguments.write_bytes(pickle.dumps((_module(run), run.__name__, given)))
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+        words += [f"--nproc-per-node={trainer.devices}", f"--max-restarts={trainer.restarts}"]
+        words += [sys.executable, "-m", "pipeline.together", str(arguments), str(trouble)]
+        done = subprocess.run(words, env=environment)
+        if trouble.is_file():
+            raise UserError(trouble.read_text(encoding="utf-8"))
+        if done.returncode:
+            raise UserError(
+                f"a process of {trainer.devices} was lost more than {trainer.restarts} times (trainer.restarts); "
+                f"what it said stands above, and the last checkpoint is kept"
+            )
+
+
+def _module(run: Callable[..., None]) -> str:
+    """Return the name of the module that a stage is imported from, also where it is what Python runs."""
+    if run.__module__ != "__main__":
+        return run.__module__
+    spec: Any = sys.modules["__main__"].__spec__
+    return str(spec.name)
+
+
+def main(arguments: Path, trouble: Path) -> None:
+    """Run the stage as one of its processes.
+
+    A user's error would be met again at every restart: it is left in `trouble` for the command that started
+    all this, and whoever finds it there gives up at once.
+    """
+    if trouble.is_file():
+        sys.exit(1)
+    module, name, given = pickle.loads(arguments.read_bytes())  # our own file
+    try:
+        getattr(importlib.import_module(module), name).run(**given)
+    except (ConfigError, UserError) as error:
+        trouble.write_text(str(error), encoding="utf-8")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
