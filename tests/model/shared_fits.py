@@ -11,6 +11,7 @@ import torch
 from pipeline.evaluation.systems import Method
 from pipeline.model.batches import Pool
 from pipeline.model.fitting import Fitting, fit
+from pipeline.model.prompt import PromptSystem
 from pipeline.model.settings import AtlasKv
 from pipeline.model.system import Example
 from pipeline.processes import first, joined
@@ -61,7 +62,9 @@ def fitted(
     shaken(system, 0.05)
     known = some_examples(system, 6)
     without = [Example(f"Why {n}?", (), (), "unanswerable") for n in range(3)]
-    pool = Pool(known[:4], known[4:], without if system.learns_refusal else [])
+    # The reader of `rag_tuned` is fitted without them, though its search has learned from them.
+    refuses = system.learns_refusal and not isinstance(system, PromptSystem)
+    pool = Pool(known[:4], known[4:], without if refuses else [])
     settings = training(folder, unanswerable=0.4, batch_size=3)
     curve, checkpoints = folder / f"{name}.csv", folder / f"{name} checkpoints"
     with Kept() as steps:

@@ -59,9 +59,8 @@ def test_two_processes_take_the_steps_of_one(
                 torch.testing.assert_close(both[parameter][1], grad, rtol=1e-3, atol=1e-5, msg=told)
     for key, value in end.items():
         torch.testing.assert_close(end_together[key], value, rtol=1e-4, atol=1e-5)
-    rows = [
-        list(csv.DictReader((folder / f"{name}.csv").open(encoding="utf-8"))) for folder in (tmp_path, two)
-    ]
+    curves = [(folder / f"{name}.csv").read_text(encoding="utf-8") for folder in (tmp_path, two)]
+    rows = [list(csv.DictReader(text.splitlines())) for text in curves]
     for one, both in zip(*rows, strict=True):
         for column in ("step", "loss", "lm_loss", "aux_loss", "retrieval_accuracy", "null_share"):
             assert float(both[column]) == pytest.approx(float(one[column]), rel=1e-4, nan_ok=True), column
