@@ -19,6 +19,7 @@ from pipeline.benchmarks.refresh import refresh
 from pipeline.benchmarks.relevance import relevance
 from pipeline.benchmarks.robustness import robustness
 from pipeline.benchmarks.rotate_scale import rotate_scale
+from pipeline.benchmarks.scaling import scaling
 from pipeline.benchmarks.serving import serving
 from pipeline.benchmarks.speed import speed
 from pipeline.benchmarks.streams import streams
@@ -44,6 +45,7 @@ COMMANDS = {
     "relevance": relevance,
     "robustness": robustness,
     "rotate_scale": rotate_scale,
+    "scaling": scaling,
     "serving": serving,
     "speed": speed,
     "streams": streams,

@@ -20,26 +20,28 @@ from pipeline.processes import joined, place
 from pipeline.trainer import Trainer
 
 
-def together(run: Callable[..., None]) -> Callable[..., None]:
+def together(run: Callable[..., Any]) -> Callable[..., Any]:
     """Make a stage run in as many processes as its section `trainer` asks for; in this one, where that is one.
+
+    What it returns is lost where it starts others.
 
     Raises:
         UserError: it asks for another number of processes than were started, or for several hosts.
     """
 
     @wraps(run)
-    def start(**given: Any) -> None:
+    def start(**given: Any) -> Any:
         trainer: Trainer = given["trainer"]
         if trainer.processes > 1 and place().world == 1:
             _spread(run, given, trainer)
-            return
+            return None
         with joined(trainer.device):
-            run(**given)
+            return run(**given)
 
     return start
 
 
-def _spread(run: Callable[..., None], given: dict[str, Any], trainer: Trainer) -> None:
+def _spread(run: Callable[..., Any], given: dict[str, Any], trainer: Trainer) -> None:
     """Run a stage in processes of this host, all anew up to `trainer.restarts` times when one is lost.
 
     Raises:
@@ -69,7 +71,7 @@ def _spread(run: Callable[..., None], given: dict[str, Any], trainer: Trainer) -
             )
 
 
-def _module(run: Callable[..., None]) -> str:
+def _module(run: Callable[..., Any]) -> str:
     """Return the name of the module that a stage is imported from, also where it is what Python runs."""
     if run.__module__ != "__main__":
         return run.__module__
@@ -87,7 +89,8 @@ def main(arguments: Path, trouble: Path) -> None:
         sys.exit(1)
     module, name, given = pickle.loads(arguments.read_bytes())  # our own file
     try:
-        getattr(importlib.import_module(module), name).run(**given)
+        stage = getattr(importlib.import_module(module), name)
+        getattr(stage, "run", stage)(**given)
     except (ConfigError, UserError) as error:
         trouble.write_text(str(error), encoding="utf-8")
         sys.exit(1)
