@@ -1,7 +1,7 @@
 """Starts a stage in as many processes as its section `trainer` asks for.
 
-Where neither torchrun nor SLURM has started this process, the stage starts torchrun on this host, hands it the
-arguments that were composed already, and waits; torchrun starts all processes anew when one is lost.
+Where neither torchrun nor SLURM has started this process, the stage starts torchrun on this host, hands it
+the arguments that were composed already, and waits; torchrun starts all processes anew when one is lost.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from pipeline.trainer import Trainer
 
 
 def together(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a stage run in as many processes as its section `trainer` asks for; in this one, where that is one.
+    """Make a stage run in as many processes as its section `trainer` asks for, in this one for one.
 
     What it returns is lost where it starts others.
 
@@ -66,8 +66,8 @@ def _spread(run: Callable[..., Any], given: dict[str, Any], trainer: Trainer) ->
             raise UserError(trouble.read_text(encoding="utf-8"))
         if done.returncode:
             raise UserError(
-                f"a process of {trainer.devices} was lost more than {trainer.restarts} times (trainer.restarts); "
-                f"what it said stands above, and the last checkpoint is kept"
+                f"one of {trainer.devices} processes was lost more than {trainer.restarts} times "
+                f"(trainer.restarts); what it said stands above, and the last checkpoint is kept"
             )
 
 

@@ -23,8 +23,8 @@ class Trainer:
     hosts: int
     """Hosts of the run."""
     strategy: str
-    """How processes share the work: `auto` is one process, `ddp` gives each the whole model and a part of every
-    batch, `fsdp` a part of the frozen language model too."""
+    """How processes share the work: `auto` is one process, `ddp` gives each the whole model and a part of
+    every batch, `fsdp` a part of the frozen language model too."""
     restarts: int
     """Times that all processes are started anew, from the last checkpoint, after one was lost."""
 
@@ -78,5 +78,5 @@ class Trainer:
             from lightning.pytorch.strategies import DDPStrategy
 
             # What a process has no question for, its part of the loss doesn't reach.
-            values["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+            values["strategy"] = DDPStrategy(find_unused_parameters=True)
         return values

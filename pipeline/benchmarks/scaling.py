@@ -7,10 +7,12 @@ curves go to scaling.json.
 """
 
 import json
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +94,9 @@ def measured(
     train: Train,
     trainer: Trainer,
     paths: Paths,
-    out: Path,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Take the steps of every batch size and seed; the first process writes a file of each to `out`."""
+    """Take the steps of every batch size and seed; the first process writes a file of each to `folder`."""
     graph = Graph.read(paths.tables, relations=paths.kv)
     system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
     pool, _ = examples(system, graph, paths)
@@ -107,13 +109,13 @@ def measured(
             agree(fresh.state_dict())
             name, clock = f"{trainer.processes}-{size}-{seed}", Clock()
             settings = replace(train, batch_size=size, checkpoint_every=10 * scaling.steps)
-            curve, checkpoints = out / f"{name}.csv", out / "checkpoints" / name
+            curve, checkpoints = folder / f"{name}.csv", folder / name
             how_long = trainer, scaling.steps, seed
             fit(fresh, pool, settings, *how_long, curve, checkpoints, [clock], progress=False)
             if first():
                 losses = pd.read_csv(curve)["loss"].tolist()
                 found = {"seconds": np.diff(clock.times)[scaling.warm - 1 :].tolist(), "loss": losses}
-                (out / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+                (folder / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
     wait()
     return {}
 
@@ -155,6 +157,16 @@ def compared(
     }
 
 
+def _told(row: Mapping[str, Any]) -> str:
+    ratio, rate, apart = row["ratio"], row["questions_per_second"], row["loss_apart"]
+    seeds = "" if apart["two seeds, mean"] is None else f", of two seeds {apart['two seeds, mean']:.4f}"
+    return (
+        f"{row['processes']} processes, {row['batch_size']} questions a step: {rate['together']:.1f} "
+        f"questions/s against {rate['one']:.1f}, × {ratio['mean']:.2f} [{ratio['low']:.2f}, "
+        f"{ratio['high']:.2f}]; losses of the same seed {apart['same seed, mean']:.4f} apart{seeds}"
+    )
+
+
 def _thin(curves: NDArray[np.float64]) -> list[list[float]]:
     return [[round(value, 5) for value in curve] for curve in curves.tolist()]
 
@@ -189,31 +201,24 @@ def scaling(
         "encoder": encoder,
         "train": settings_of(method, train),
         "paths": paths,
-        "out": out,
     }
     runs: dict[tuple[int, int, int], dict[str, Any]] = {}
     for processes in sorted(set(scaling.processes)):
         strategy = "ddp" if processes > 1 else "auto"
         how = replace(trainer, devices=processes, hosts=1, strategy=strategy, restarts=0)
-        # One is a process of its own too: this one keeps nothing on a GPU.
-        alone(partial(measured, **given, trainer=how))
-        for size in scaling.batch_sizes:
-            for seed in scaling.seeds:
-                file = out / f"{processes}-{size}-{seed}.json"
+        with tempfile.TemporaryDirectory() as folder:
+            # One is a process of its own too: this one keeps nothing on a GPU.
+            alone(partial(measured, **given, trainer=how, folder=Path(folder)))
+            for size, seed in product(scaling.batch_sizes, scaling.seeds):
+                file = Path(folder) / f"{processes}-{size}-{seed}.json"
                 runs[processes, size, seed] = json.loads(file.read_text(encoding="utf-8"))
-                file.unlink()
     told = provenance(overridden("python -m pipeline.benchmark scaling"), scaling.seeds)
     told |= {"settings": asdict(scaling), "device": trainer.device.type, "figures": []}
     for processes in sorted(set(scaling.processes) - {1}):
         for size in scaling.batch_sizes:
             row = compared(runs, scaling, size, processes)
             told["figures"].append(row)
-            ratio, rate, apart = row["ratio"], row["questions_per_second"], row["loss_apart"]
-            print(  # noqa: T201
-                f"{processes} processes, {size} questions a step: {rate['together']:.1f} questions/s against "
-                f"{rate['one']:.1f}, × {ratio['mean']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]; losses of the "
-                f"same seed {apart['same seed, mean']:.4f} apart, of two seeds {apart['two seeds, mean']}"
-            )
+            print(_told(row), flush=True)  # noqa: T201
     (out / "scaling.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -137,5 +137,5 @@ def gold_mask(facts: CandidateFacts, batch: Sequence[Example]) -> Bool[Tensor, "
 
 
 def share_right(right: Bool[Tensor, "R 1"]) -> Float[Tensor, ""]:
-    """Return the share of questions that are right, 0 of none; of a shared batch, this process's part of it."""
+    """Return the share of questions that are right, 0 of none; of a shared batch, this process's part."""
     return weighed(right.float().mean(), len(right)) if len(right) else nothing(right.device)

@@ -1,4 +1,4 @@
-"""The scaling benchmark on the small world: the same steps in one process and in two, and how they compare."""
+"""The scaling benchmark on the small world: the same steps in one process and in two."""
 
 import json
 from pathlib import Path

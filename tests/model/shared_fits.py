@@ -17,7 +17,17 @@ from pipeline.model.system import Example
 from pipeline.processes import first, joined
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
-from tests.model.tiny_systems import dysk, opened, ours, rag, rag_tuned, shaken, some_examples, training, vector
+from tests.model.tiny_systems import (
+    dysk,
+    opened,
+    ours,
+    rag,
+    rag_tuned,
+    shaken,
+    some_examples,
+    training,
+    vector,
+)
 from tests.tiny import SmallWorld
 
 STEPS = 4
@@ -44,7 +54,9 @@ class Kept(list[Step]):
     def __enter__(self) -> "Kept":
         def clip(module: Fitting, *given: Any, **named: Any) -> None:
             told = module.system.named_parameters()
-            self.append({n: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for n, p in told})
+            self.append(
+                {n: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for n, p in told}
+            )
             self._real(module, *given, **named)
 
         Fitting.configure_gradient_clipping = clip  # type: ignore[method-assign]
