@@ -20,6 +20,11 @@ from pipeline.processes import joined, place
 from pipeline.trainer import Trainer
 
 
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Lets processes that are started anew find each other: in the store that torchrun keeps for all attempts
+stand the addresses of those that are gone, and Gloo connects to them now and then."""
+
+
 def together(run: Callable[..., Any]) -> Callable[..., Any]:
     """Make a stage run in as many processes as its section `trainer` asks for, in this one for one.
 
@@ -54,7 +59,7 @@ def _spread(run: Callable[..., Any], given: dict[str, Any], trainer: Trainer) ->
         )
     threads = max(1, (os.cpu_count() or 1) // trainer.devices)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path}
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path, **FRESH_STORE}
     with tempfile.TemporaryDirectory() as folder:
         arguments, trouble = Path(folder) / "arguments", Path(folder) / "trouble"
         arguments.write_bytes(pickle.dumps((_module(run), run.__name__, given)))
