@@ -1,50 +1,21 @@
-"""Several processes that run one stage together: who they are, how they start and how they find each other.
+"""Several processes that run one stage together: how they find each other, and what they agree on.
 
 Every process runs the whole stage on the same arguments and seeds; where a loop shares work out, its module
 says so. The first one alone writes files, talks to Weights & Biases and shows progress.
-
-They are started by torchrun (`python -m torch.distributed.run`), by SLURM's `srun`, or by the stage itself
-(`pipeline.together`).
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from pipeline.place import place
+
 PATIENCE = timedelta(hours=1)
 """How long a process waits for the others, who may have more to load."""
-
-
-class Place(NamedTuple):
-    """A process among those that were started together."""
-
-    rank: int
-    """Its number among all of them."""
-    world: int
-    """How many they are."""
-    local: int
-    """Its number on its host, which is that of its GPU."""
-
-
-def place() -> Place:
-    """Return the place that torchrun or SLURM gave to this process; (0, 1, 0) where none did."""
-    if dist.is_available() and dist.is_torchelastic_launched():
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-    else:
-        return Place(0, 1, 0)
-    return Place(*(int(os.environ[name]) for name in names))
-
-
-def first() -> bool:
-    """Return whether this process is the one that writes."""
-    return place().rank == 0
 
 
 @contextmanager

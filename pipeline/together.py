@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ROOT, ConfigError, UserError
-from pipeline.processes import joined, place
+from pipeline.place import place
+from pipeline.processes import joined
 from pipeline.trainer import Trainer
-
 
 FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Lets processes that are started anew find each other: in the store that torchrun keeps for all attempts
@@ -33,12 +33,13 @@ def together(run: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         UserError: it asks for another number of processes than were started, or for several hosts.
     """
+    name = _module(run), run.__name__
 
     @wraps(run)
     def start(**given: Any) -> Any:
         trainer: Trainer = given["trainer"]
         if trainer.processes > 1 and place().world == 1:
-            _spread(run, given, trainer)
+            _spread(name, given, trainer)
             return None
         with joined(trainer.device):
             return run(**given)
@@ -46,7 +47,7 @@ def together(run: Callable[..., Any]) -> Callable[..., Any]:
     return start
 
 
-def _spread(run: Callable[..., Any], given: dict[str, Any], trainer: Trainer) -> None:
+def _spread(name: tuple[str, str], given: dict[str, Any], trainer: Trainer) -> None:
     """Run a stage in processes of this host, all anew up to `trainer.restarts` times when one is lost.
 
     Raises:
@@ -62,7 +63,7 @@ def _spread(run: Callable[..., Any], given: dict[str, Any], trainer: Trainer) ->
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path, **FRESH_STORE}
     with tempfile.TemporaryDirectory() as folder:
         arguments, trouble = Path(folder) / "arguments", Path(folder) / "trouble"
-        arguments.write_bytes(pickle.dumps((_module(run), run.__name__, given)))
+        arguments.write_bytes(pickle.dumps((*name, given)))
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
         words += [f"--nproc-per-node={trainer.devices}", f"--max-restarts={trainer.restarts}"]
         words += [sys.executable, "-m", "pipeline.together", str(arguments), str(trouble)]
@@ -78,10 +79,8 @@ def _spread(run: Callable[..., Any], given: dict[str, Any], trainer: Trainer) ->
 
 def _module(run: Callable[..., Any]) -> str:
     """Return the name of the module that a stage is imported from, also where it is what Python runs."""
-    if run.__module__ != "__main__":
-        return run.__module__
-    spec: Any = sys.modules["__main__"].__spec__
-    return str(spec.name)
+    spec: Any = getattr(sys.modules["__main__"], "__spec__", None)
+    return run.__module__ if run.__module__ != "__main__" or spec is None else str(spec.name)
 
 
 def main(arguments: Path, trouble: Path) -> None:

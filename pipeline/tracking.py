@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import UserError
-from pipeline.processes import first
+from pipeline.place import first
 
 MODES = ("disabled", "offline", "online")
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from pipeline.config import UserError
-from pipeline.processes import place
+from pipeline.place import place
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp", "fsdp")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.model.fitting import Fitting
-from pipeline.processes import first, place
+from pipeline.place import first, place
 from pipeline.together import together
 from pipeline.train import train
 from pipeline.trainer import Trainer

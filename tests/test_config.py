@@ -124,7 +124,10 @@ def test_arguments_follow_the_signature_and_make_the_output_folder(tmp_path: Pat
     ("text", "message"),
     [
         ("nogroup: x\n", r"params\.yaml: no group 'nogroup'; the groups are .*trainer"),
-        ("trainer: tpu\n", r"params\.yaml: no 'tpu' in conf/trainer; there is auto, cpu, gpu"),
+        (
+            "trainer: tpu\n",
+            r"params\.yaml: no 'tpu' in conf/trainer; there is auto, cpu, ddp, fsdp, gpu, slurm",
+        ),
         ("- trainer\n", r"params\.yaml: must hold `group: choice` lines, found a list"),
     ],
 )
@@ -182,7 +185,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project with the real configuration code, two groups and a stage that shows its arguments."""
-    for name in ("__init__.py", "config.py", "tracking.py"):
+    for name in ("__init__.py", "config.py", "place.py", "tracking.py"):
         (tmp_path / "pipeline").mkdir(exist_ok=True)
         shutil.copy(ROOT / "pipeline" / name, tmp_path / "pipeline" / name)
     (tmp_path / "pipeline" / "probe.py").write_text(PROBE, encoding="utf-8")

@@ -23,6 +23,7 @@ MODULES = sorted(file.relative_to(ROOT).as_posix() for file in PIPELINE.rglob("*
 LAYERS = {
     "config": 0,
     "packages": 0,
+    "place": 0,
     "processes": 0,
     "shapes": 0,
     "together": 0,

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from pipeline.config import UserError
 from pipeline.model.fitting import fit
-from pipeline.processes import Place, agree, first, joined, place, wait
+from pipeline.place import Place, first, place
+from pipeline.processes import agree, joined, wait
 from pipeline.together import main, together
 from pipeline.train import train
 from pipeline.trainer import Trainer
@@ -82,7 +83,7 @@ def test_an_error_of_the_user_is_told_and_not_met_again(tmp_path: Path) -> None:
 
 
 def test_alone_a_stage_runs_where_it_is() -> None:
-    with pytest.raises(UserError, match="^here$"):
+    with pytest.raises(UserError, match=r"^here$"):
         refusing(trainer=CPU, text="here")
 
 
@@ -104,7 +105,7 @@ def test_a_batch_is_no_smaller_than_the_processes(
     monkeypatch.setattr("pipeline.model.fitting.place", lambda: Place(0, 3, 0))
     parts: Any = None
     settings, three = training(tmp_path, batch_size=size), replace(TWO, devices=3)
-    with pytest.raises(UserError, match=f"train.batch_size is {size}, which 3 processes can't share"):
+    with pytest.raises(UserError, match=rf"train\.batch_size is {size}, which 3 processes can't share"):
         fit(parts, parts, settings, three, 1, 0, tmp_path, tmp_path, [], progress=False)
 
 

@@ -193,10 +193,13 @@ def test_a_curve_has_the_columns_that_were_said(tmp_path: Path) -> None:
         ("accelerator", "tpu", "trainer.accelerator must be one of auto, cpu, gpu, not tpu"),
         ("devices", 0, "trainer.devices must be at least 1, not 0"),
         ("hosts", 0, "trainer.hosts must be at least 1, not 0"),
+        ("strategy", "magic", "trainer.strategy must be one of auto, ddp, fsdp, not magic"),
+        ("restarts", -1, "trainer.restarts must not be negative, but is -1"),
+        ("devices", 2, "trainer.strategy must be ddp or fsdp for 2 processes, not auto"),
     ],
 )
 def test_a_trainer_out_of_range_is_an_error(key: str, value: object, text: str) -> None:
-    good = {"accelerator": "cpu", "devices": 1, "hosts": 1, "strategy": "auto"}
+    good = {"accelerator": "cpu", "devices": 1, "hosts": 1, "strategy": "auto", "restarts": 0}
     assert section(Trainer, good, "trainer").device == torch.device("cpu")
     with pytest.raises(ValueError, match=text):
         section(Trainer, {**good, key: value}, "trainer")

@@ -35,7 +35,8 @@ from pipeline.model.batches import Pool, Train
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import fit
 from pipeline.model.prompt import Prompt
-from pipeline.processes import agree, first, wait
+from pipeline.place import first
+from pipeline.processes import agree, wait
 from pipeline.together import together
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel

@@ -23,7 +23,7 @@ from pipeline.model.rehearsal import Rehearsed, choose_trust, rehearse, unfamili
 from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads
 from pipeline.model.system import Example
 from pipeline.model.tuning import choose_refusal, choose_search, fit_query, fit_reranker
-from pipeline.processes import first
+from pipeline.place import first
 from pipeline.tracking import Curve
 
 QUESTIONS = 4000

@@ -33,7 +33,8 @@ from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, O
 from pipeline.model.stopping import choose_stop
 from pipeline.model.system import Example, System
 from pipeline.model.tuning import choose_k
-from pipeline.processes import agree, first, wait
+from pipeline.place import first
+from pipeline.processes import agree, wait
 from pipeline.tracking import Run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel

@@ -29,7 +29,7 @@ from pipeline.model.facts import FactVectors
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.lowrank import decoder_layers
 from pipeline.model.reader import Reader
-from pipeline.model.sharing import nothing, weighed
+from pipeline.model.sharing import weighed
 from pipeline.model.system import Example, Reply, System, gold_mask, share_right, with_gold
 from pipeline.shapes import CandidateFacts, CandidateScores
 
@@ -224,7 +224,7 @@ class DyskSystem(System):
         scores = torch.stack(self._scores).mean(dim=0)[asks]
         owner = torch.arange(len(batch), device=asks.device)[:, None].expand_as(asks)[asks]
         known = gold.any(dim=-1)
-        aux = auxiliary_loss(scores, gold[owner]) if known.any() else nothing(lm_loss.device)
+        aux = auxiliary_loss(scores, gold[owner]) if known.any() else weighed(torch.zeros_like(lm_loss), 0)
         first = asks & (asks.cumsum(dim=-1) == 1)
         right = gold.gather(1, torch.stack(self._scores).mean(dim=0)[first].argmax(dim=-1, keepdim=True))
         right = right[known]

@@ -23,7 +23,7 @@ from pipeline.config import UserError
 from pipeline.model.batches import Batches, Pool, Train
 from pipeline.model.sharing import averaged, shared
 from pipeline.model.system import Example, System
-from pipeline.processes import first, place
+from pipeline.place import first, place
 from pipeline.tracking import Curve
 from pipeline.trainer import Trainer
 

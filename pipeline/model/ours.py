@@ -26,7 +26,7 @@ from pipeline.model.number import Number
 from pipeline.model.reader import Reader
 from pipeline.model.selection import Shares, doubted, reply, shares, spread, training_selection
 from pipeline.model.settings import Ours
-from pipeline.model.sharing import nothing, weighed
+from pipeline.model.sharing import weighed
 from pipeline.model.states import StateHeads
 from pipeline.model.system import Example, Reply, System, share_right
 from pipeline.shapes import CandidateFacts, CandidateScores
@@ -55,13 +55,8 @@ class OurSystem(System):
                 f"but the model has {reader.layers} layers"
             )
         self.method = method
-        sizes = (
-            encoder.dimension,
-            method.head_width,
-            method.entity_scale,
-            method.relation_scale,
-            method.hops,
-        )
+        scales = method.entity_scale, method.relation_scale
+        sizes = (encoder.dimension, method.head_width, *scales, method.hops)
         self.heads: RetrievalHeads = (
             StateHeads(reader.hidden, method.state_pools, *sizes)
             if method.question == "states"
@@ -193,10 +188,8 @@ class OurSystem(System):
         found = found._replace(scores=held)
         null = self._null(found, letters)
         told = torch.tensor([example.told for example in batch], device=gold.device)
-        if told.any():
-            aux = auxiliary_loss(found.scores, gold, null, told)
-        else:
-            aux = nothing(gold.device) + 0.0 * self.temperature
+        none = 0.0 * self.temperature
+        aux = auxiliary_loss(found.scores, gold, null, told) if told.any() else weighed(none, 0)
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         chosen, log_shares = self._shared(facts.gather(1, selected), found.scores.gather(1, selected), null)
         if rows:
@@ -207,7 +200,7 @@ class OurSystem(System):
             with reading(tokens), self.lowrank.attached(self.reader.lm):
                 lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
         else:
-            lm_loss = nothing(gold.device)
+            lm_loss = weighed(none.detach(), 0)
         right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[gold.any(dim=-1)]
         return {
             "loss": lm_loss + self.method.alpha * aux,

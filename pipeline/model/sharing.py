@@ -62,7 +62,7 @@ def whole(batch: Sequence[Item]) -> Sequence[Item]:
 def weighed(mean: Float[Tensor, ""], count: int | Tensor) -> Float[Tensor, ""]:
     """Return the mean of `count` items of this process as its part of the mean over all processes.
 
-    Alone it is the mean itself; see the module.
+    Alone it is the mean itself; see the module. A process without any such items gives a 0 of count 0.
     """
     share = _NOW.get()
     if share is None:
@@ -71,11 +71,6 @@ def weighed(mean: Float[Tensor, ""], count: int | Tensor) -> Float[Tensor, ""]:
     total = own.clone()
     dist.all_reduce(total)
     return mean * (share.world * own / total.clamp(min=1))
-
-
-def nothing(device: torch.device) -> Float[Tensor, ""]:
-    """Return the part of a process that has nothing to add to a mean."""
-    return weighed(torch.zeros((), device=device), 0)
 
 
 def averaged(figures: dict[str, Tensor], device: torch.device) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.reader import Reader
-from pipeline.model.sharing import nothing, weighed
+from pipeline.model.sharing import weighed
 from pipeline.shapes import CandidateFacts
 
 
@@ -138,4 +138,4 @@ def gold_mask(facts: CandidateFacts, batch: Sequence[Example]) -> Bool[Tensor, "
 
 def share_right(right: Bool[Tensor, "R 1"]) -> Float[Tensor, ""]:
     """Return the share of questions that are right, 0 of none; of a shared batch, this process's part."""
-    return weighed(right.float().mean(), len(right)) if len(right) else nothing(right.device)
+    return weighed(right.float().mean() if len(right) else right.float().sum(), len(right))

@@ -21,7 +21,7 @@ from pipeline.model.knowledge import KnowledgeMaps, size_shift
 from pipeline.model.losses import auxiliary_loss
 from pipeline.model.reader import Reader, Tokens
 from pipeline.model.settings import Vector
-from pipeline.model.sharing import nothing, whole
+from pipeline.model.sharing import weighed, whole
 from pipeline.model.system import Example, Reply, System, share_right
 from pipeline.shapes import CandidateFacts
 
@@ -102,7 +102,7 @@ class VectorSystem(System):
         gold = self._gold(batch, every)
         bank = self._of(torch.tensor(every, device=self.reader.device))
         scores, answerable = facts.scores(bank) * self.sharpness, gold.any(dim=-1)
-        aux = auxiliary_loss(scores, gold) if answerable.any() else nothing(lm_loss.device)
+        aux = auxiliary_loss(scores, gold) if answerable.any() else weighed(torch.zeros_like(lm_loss), 0)
         right = gold.gather(1, scores.argmax(dim=-1, keepdim=True))[answerable]
         return {
             "loss": lm_loss + self.method.alpha * aux,

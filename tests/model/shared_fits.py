@@ -14,7 +14,8 @@ from pipeline.model.fitting import Fitting, fit
 from pipeline.model.prompt import PromptSystem
 from pipeline.model.settings import AtlasKv
 from pipeline.model.system import Example
-from pipeline.processes import first, joined
+from pipeline.place import first
+from pipeline.processes import joined
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.model.sharing import nothing, shared, weighed, whole
+from pipeline.model.sharing import shared, weighed, whole
 from pipeline.weights import Encoder, LanguageModel
 from tests.closure import ROOT
 from tests.model.shared_fits import METHODS, STEPS, fitted
@@ -71,7 +71,6 @@ def test_alone_a_mean_is_what_it_was() -> None:
     with shared([1, 2, 3], 0, 1, torch.device("cpu")) as own:
         assert own == whole(own) == [1, 2, 3]
         assert weighed(mean, 2) is mean
-    assert float(nothing(torch.device("cpu"))) == 0
 
 
 def test_a_batch_is_shared_out_without_rest_or_overlap() -> None:
