@@ -1,8 +1,8 @@
 """Editing one value in conf/ reruns exactly the stages that read it, over the whole dvc.yaml."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,68 @@ def test_a_second_run_runs_nothing_and_leaves_git_alone(project: Path) -> None:
     new = git("status", "--porcelain", "--untracked-files=all", cwd=project).splitlines()
     untracked = {line.removeprefix("?? ").split("/")[0] for line in new if line.startswith("??")}
     assert untracked <= {"dvc.lock", "reports"}, "git must ignore what the stages write, except reports/"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+@contextmanager
+def in_a_folder(tmp_path: Path) -> Iterator[dict[str, str]]:
+    yield {"url": str(tmp_path / "remote")}
+
+
+@contextmanager
+def in_a_bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A server on this machine that speaks S3, with an empty bucket."""
+    server = pytest.importorskip("moto.server", reason="the extra test is not installed")
+    from boto3 import client
+
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    try:
+        address = "http://{}:{}".format(*running.get_host_and_port())
+        keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
+        client("s3", endpoint_url=address, region_name="us-east-1", **keys).create_bucket(Bucket="runs")
+        yield {
+            "url": "s3://runs/dvc",
+            "endpointurl": address,
+            "region": "us-east-1",
+            "access_key_id": "any",
+            "secret_access_key": "any",
+        }
+    finally:
+        running.stop()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("remote", [in_a_folder, in_a_bucket])
+def test_a_remote_takes_a_run_to_a_fresh_clone(
+    remote: Callable[[Path], AbstractContextManager[dict[str, str]]], project: Path, tmp_path: Path
+) -> None:
+    """The remote is said in config.local, which git ignores: the project names no machine."""
+    git("add", "--all", cwd=project)
+    git("commit", "--quiet", "--allow-empty", "--message", "A run", cwd=project)
+    clone = tmp_path / "clone"
+    git("clone", "--quiet", str(project), str(clone), cwd=tmp_path)
+    with remote(tmp_path) as told:
+        for folder in (project, clone):
+            with inside(folder), Repo(str(folder)) as repo, repo.config.edit("local") as config:
+                config["remote"], config["core"] = {"shared": told}, {"remote": "shared"}
+            assert git("status", "--porcelain", cwd=folder) == ""
+        with untraced(), inside(project), Repo(str(project)) as repo:
+            assert repo.push() > 0
+            assert repo.push() == 0, "once is enough"
+        assert {"ingest", "train@ours"} < changed(clone), "git alone brings no result"
+        assert not list((clone / ".dvc").glob("cache/files/md5/*"))
+        with untraced(), inside(clone), Repo(str(clone)) as repo:
+            repo.pull()
+    assert contents(project / "models" / "train" / "ours")
+    for written in ("data/tables", "models/train/ours"):
+        assert contents(clone / written) == contents(project / written)
+    assert reproduce(clone) == set()
+    assert git("status", "--porcelain", cwd=clone) == ""
+    (project / ".dvc" / "config.local").unlink()
 
 
 def test_a_run_follows_the_change_to_the_report_and_no_further(project: Path) -> None:
