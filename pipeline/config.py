@@ -5,6 +5,7 @@ function whose parameter names are sections of that configuration and whose anno
 that check them, so nothing past this module ever sees a configuration object.
 """
 
+import importlib
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -101,6 +102,11 @@ def stage(run: Callable[..., Any]) -> Callable[[], None]:
 
     @wraps(run)
     def entry() -> None:
+        started = sys.modules["__main__"]
+        if run.__module__ == "__main__" and started.__spec__ is not None:
+            # Workers of a launcher import what a job is made of; from the module that Python runs they can't.
+            getattr(importlib.import_module(started.__spec__.name), run.__name__)()
+            return
         try:
             chosen = choices()
         except ConfigError as error:

@@ -33,7 +33,7 @@ def together(run: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         UserError: it asks for another number of processes than were started, or for several hosts.
     """
-    name = _module(run), run.__name__
+    name = run.__module__, run.__name__
 
     @wraps(run)
     def start(**given: Any) -> Any:
@@ -75,12 +75,6 @@ def _spread(name: tuple[str, str], given: dict[str, Any], trainer: Trainer) -> N
                 f"one of {trainer.devices} processes was lost more than {trainer.restarts} times "
                 f"(trainer.restarts); what it said stands above, and the last checkpoint is kept"
             )
-
-
-def _module(run: Callable[..., Any]) -> str:
-    """Return the name of the module that a stage is imported from, also where it is what Python runs."""
-    spec: Any = getattr(sys.modules["__main__"], "__spec__", None)
-    return run.__module__ if run.__module__ != "__main__" or spec is None else str(spec.name)
 
 
 def main(arguments: Path, trouble: Path) -> None:

@@ -1,0 +1,84 @@
+"""Sweeps through launchers that run jobs side by side: Joblib, Ray and submitit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.closure import ROOT
+from tests.test_config import PROBE, given, project
+from tests.test_sweeps import run, train_inputs
+from tests.test_tracking import records
+from tests.untraced import unmeasured
+
+__all__ = ["project"]  # a fixture
+
+LAUNCHERS = {
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "ray": ["hydra/launcher=ray", "hydra.launcher.local_cpus=2"],
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"],
+}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+
+
+def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with this checkout's plugins in reach."""
+    environment = {**unmeasured(), **QUIET, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def probed(project: Path) -> Path:
+    shutil.copytree(ROOT / "conf" / "hydra", project / "conf" / "hydra")
+    assert "probe()" in PROBE
+    return project
+
+
+def test_ray_runs_the_jobs_that_hydra_would(probed: Path) -> None:
+    pytest.importorskip("ray", reason="the extra cluster is not installed")
+    done = start(probed, "pipeline.probe", "-m", *LAUNCHERS["ray"], "seed=1,2,3", "store.k=7")
+    assert done.returncode == 0, done.stderr
+    folders = {file.parent.name: given(file.parent) for file in probed.glob("multirun/probe/*/given.json")}
+    assert folders.keys() == {f"seed={seed},store.k=7" for seed in (1, 2, 3)}
+    assert {(job["seed"], job["k"]) for job in folders.values()} == {(1, 7), (2, 7), (3, 7)}
+    wrong = start(probed, "pipeline.probe", "-m", *LAUNCHERS["ray"], "seed=4,13")
+    assert wrong.returncode != 0
+    assert "error: seed 13: unlucky; take another" in wrong.stderr
+    assert given(probed / "multirun" / "probe" / "seed=4")["seed"] == 4, "the other job has run"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_eight_trainings_end_in_one_comparable_group(launcher: str, tmp_path: Path) -> None:
+    pytest.importorskip(
+        {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit": "submitit", "ray": "ray"}[launcher],
+        reason="the extra cluster is not installed",
+    )
+    fixed = train_inputs(tmp_path)
+    words = [*fixed, *LAUNCHERS[launcher], "memory.k=1,2,3,4", "seed=0,1"]
+    run(
+        *(sys.executable, "-m", "pipeline.train", "-m", *words),
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+        **QUIET,
+    )
+    parent = tmp_path / "multirun" / "train"
+    folders = sorted(file.parent for file in parent.glob("*/train.json"))
+    assert len(folders) == 8
+    found = [json.loads((folder / "train.json").read_text(encoding="utf-8")) for folder in folders]
+    assert {tuple(figures) for figures in found} == {tuple(found[0])}, "the same figures of all"
+    runs = {}
+    for kept in (tmp_path / "wandb").glob("offline-run-*"):
+        told = {record.WhichOneof("record_type"): record for record in records(kept)}
+        assert told["exit"].exit.exit_code == 0
+        assert told["run"].run.run_group == "train", "one group a sweep"
+        runs[told["run"].run.display_name] = {item.key for item in told["run"].run.config.update}
+    assert runs.keys() == {folder.name for folder in folders}
+    assert len({frozenset(keys) for keys in runs.values()}) == 1
+    assert {"memory", "seed"} <= next(iter(runs.values()))
