@@ -6,9 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from hydra_plugins.living_memory.optuna_sweeper import distribution
 from tests.closure import ROOT
 from tests.test_config import PROBE, given, project
 from tests.test_sweeps import run, train_inputs
@@ -51,6 +56,37 @@ def test_ray_runs_the_jobs_that_hydra_would(probed: Path) -> None:
     assert wrong.returncode != 0
     assert "error: seed 13: unlucky; take another" in wrong.stderr
     assert given(probed / "multirun" / "probe" / "seed=4")["seed"] == 4, "the other job has run"
+
+
+def test_optuna_looks_where_the_jobs_return_more(probed: Path) -> None:
+    """The best of k from 1 to 64 is 40, which few of 12 draws would come near."""
+    file = probed / "pipeline" / "probe.py"
+    text = file.read_text(encoding="utf-8").replace("out: Path) -> None:", "out: Path) -> float:")
+    file.write_text(text.replace("write_text(text)\n", "write_text(text)\n    return -abs(store.k - 40)\n"))
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=30", "hydra.sweeper.n_jobs=2"]
+    done = start(probed, "pipeline.probe", "-m", *words, "store.k=int(interval(1, 64))", "seed=choice(1, 2)", "store=flat")
+    assert done.returncode == 0, done.stderr
+    jobs = [given(file.parent) for file in probed.glob("multirun/probe/*/given.json")]
+    assert all(1 <= job["k"] <= 64 and job["seed"] in (1, 2) and job["store"] == "flat" for job in jobs)
+    found = yaml.safe_load((probed / "multirun" / "probe" / "optimization_results.yaml").read_text())
+    assert found["best_value"] == max(-abs(job["k"] - 40) for job in jobs) >= -2
+    assert found["best_params"]["store.k"] in {job["k"] for job in jobs}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a=int(interval(1, 8))", IntDistribution(1, 8)),
+        ("a=interval(0.5, 8)", FloatDistribution(0.5, 8)),
+        ("a=tag(log, interval(0.1, 8.0))", FloatDistribution(0.1, 8.0, log=True)),
+        ("a=range(1, 4)", CategoricalDistribution([1, 2, 3])),
+        ("a=choice(x, y)", CategoricalDistribution(["x", "y"])),
+        ("a=3,5", CategoricalDistribution([3, 5])),
+    ],
+)
+def test_a_sweep_is_said_as_hydra_says_it(text: str, told: Any) -> None:
+    [override] = OverridesParser.create().parse_overrides([text])
+    assert distribution(override) == told
 
 
 @pytest.mark.soak

@@ -54,7 +54,7 @@ class RayLauncher(Launcher):
         made = not ray.is_initialized()
         if made:
             local = {} if self.address else {"num_cpus": self.local_cpus, "include_dashboard": False}
-            ray.init(address=self.address, log_to_driver=True, **local)
+            ray.init(address=self.address or "local", log_to_driver=True, **local)
         try:
             task = ray.remote(**self.resources)(run_one)
             shared = ray.put((self.hydra_context, self.task_function, self.config, Singleton.get_state()))
