@@ -212,7 +212,7 @@ def in_a_bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("remote", [in_a_folder, in_a_bucket])
+@pytest.mark.parametrize("remote", [in_a_folder, pytest.param(in_a_bucket, marks=pytest.mark.soak)])
 def test_a_remote_takes_a_run_to_a_fresh_clone(
     remote: Callable[[Path], AbstractContextManager[dict[str, str]]], project: Path, tmp_path: Path
 ) -> None:

@@ -47,24 +47,30 @@ def probed(project: Path) -> Path:
 
 def test_ray_runs_the_jobs_that_hydra_would(probed: Path) -> None:
     pytest.importorskip("ray", reason="the extra cluster is not installed")
-    done = start(probed, "pipeline.probe", "-m", *LAUNCHERS["ray"], "seed=1,2,3", "store.k=7")
-    assert done.returncode == 0, done.stderr
+    """One job of four gives up, which is told; the others end."""
+    done = start(probed, "pipeline.probe", "-m", *LAUNCHERS["ray"], "seed=1,2,13,3", "store.k=7")
+    assert done.returncode != 0
+    assert "error: seed 13: unlucky; take another" in done.stderr
     folders = {file.parent.name: given(file.parent) for file in probed.glob("multirun/probe/*/given.json")}
     assert folders.keys() == {f"seed={seed},store.k=7" for seed in (1, 2, 3)}
     assert {(job["seed"], job["k"]) for job in folders.values()} == {(1, 7), (2, 7), (3, 7)}
-    wrong = start(probed, "pipeline.probe", "-m", *LAUNCHERS["ray"], "seed=4,13")
-    assert wrong.returncode != 0
-    assert "error: seed 13: unlucky; take another" in wrong.stderr
-    assert given(probed / "multirun" / "probe" / "seed=4")["seed"] == 4, "the other job has run"
 
 
 def test_optuna_looks_where_the_jobs_return_more(probed: Path) -> None:
-    """The best of k from 1 to 64 is 40, which few of 12 draws would come near."""
+    """The best of k from 1 to 64 is 40, which the first draws are far from."""
     file = probed / "pipeline" / "probe.py"
     text = file.read_text(encoding="utf-8").replace("out: Path) -> None:", "out: Path) -> float:")
     file.write_text(text.replace("write_text(text)\n", "write_text(text)\n    return -abs(store.k - 40)\n"))
-    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=30", "hydra.sweeper.n_jobs=2"]
-    done = start(probed, "pipeline.probe", "-m", *words, "store.k=int(interval(1, 64))", "seed=choice(1, 2)", "store=flat")
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=16", "hydra.sweeper.n_jobs=2"]
+    done = start(
+        probed,
+        "pipeline.probe",
+        "-m",
+        *words,
+        "store.k=int(interval(1, 64))",
+        "seed=choice(1, 2)",
+        "store=flat",
+    )
     assert done.returncode == 0, done.stderr
     jobs = [given(file.parent) for file in probed.glob("multirun/probe/*/given.json")]
     assert all(1 <= job["k"] <= 64 and job["seed"] in (1, 2) and job["store"] == "flat" for job in jobs)

@@ -57,7 +57,9 @@ class OptunaSweeper(Sweeper):
         parser = OverridesParser.create()
         asked = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
         space = {one.get_key_element(): distribution(one) for one in asked if one.is_sweep_override()}
-        fixed = {o.get_key_element(): o.get_value_element_as_str() for o in asked if not o.is_sweep_override()}
+        fixed = {
+            o.get_key_element(): o.get_value_element_as_str() for o in asked if not o.is_sweep_override()
+        }
         space = {key: values for key, values in space.items() if key not in fixed}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self.seed)

@@ -1,7 +1,7 @@
 """Runs the jobs of a sweep on a Ray cluster: `hydra/launcher=ray` (the extra `cluster`).
 
-Hydra's own plugin for Ray wants a cloudpickle of before 2023 and Ray's dashboard; this one needs Ray alone. What
-it does with a job is what Hydra's launcher for Joblib does.
+Hydra's own plugin for Ray wants a cloudpickle of before 2023 and Ray's dashboard; this one needs Ray alone.
+What it does with a job is what Hydra's launcher for Joblib does.
 """
 
 import os
@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 
-class RayLauncher(Launcher):
+class RayLauncher(Launcher):  # type: ignore[misc]
     """Hydra's launcher that makes each job of a sweep a task of Ray.
 
     Args:
@@ -62,6 +62,7 @@ class RayLauncher(Launcher):
                 task.remote(shared, list(overrides), initial_job_idx + place, str(Path.cwd()))
                 for place, overrides in enumerate(job_overrides)
             ]
+            ray.wait(jobs, num_returns=len(jobs))  # one that gives up ends none of the others
             found: list[JobReturn] = ray.get(jobs)
             return found
         finally:

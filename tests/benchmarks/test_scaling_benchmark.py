@@ -20,6 +20,7 @@ def settings(**changes: Any) -> Scaling:
     return Scaling(**(values | {"bootstrap_samples": 50} | changes))
 
 
+@pytest.mark.soak
 def test_two_processes_are_set_beside_one(
     world: SmallWorld,
     lm: LanguageModel,
