@@ -46,8 +46,8 @@ def probed(project: Path) -> Path:
 
 
 def test_ray_runs_the_jobs_that_hydra_would(probed: Path) -> None:
-    pytest.importorskip("ray", reason="the extra cluster is not installed")
     """One job of four gives up, which is told; the others end."""
+    pytest.importorskip("ray", reason="the extra cluster is not installed")
     done = start(probed, "pipeline.probe", "-m", *LAUNCHERS["ray"], "seed=1,2,13,3", "store.k=7")
     assert done.returncode != 0
     assert "error: seed 13: unlucky; take another" in done.stderr

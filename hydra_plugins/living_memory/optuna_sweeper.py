@@ -1,7 +1,8 @@
 """Lets Optuna choose the jobs of a sweep: `hydra/sweeper=optuna`.
 
-Hydra's own plugin is written for the Optuna of before 2022, whose distributions are gone since. This one takes
-what that one takes in `params`: `interval(0, 1)`, `int(interval(1, 9))`, `tag(log, interval(…))`, `range(…)`, `choice(…)` or a value.
+Hydra's own plugin is written for the Optuna of before 2022, whose distributions are gone since. This one
+takes what that one takes in `params`: `interval(0, 1)`, `int(interval(1, 9))`, `tag(log, interval(…))`,
+`range(…)`, `choice(…)`, or one value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 
-class OptunaSweeper(Sweeper):
+class OptunaSweeper(Sweeper):  # type: ignore[misc]
     """Hydra's sweeper that asks Optuna's TPE which values come next.
 
     Args:
@@ -57,9 +58,8 @@ class OptunaSweeper(Sweeper):
         parser = OverridesParser.create()
         asked = parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
         space = {one.get_key_element(): distribution(one) for one in asked if one.is_sweep_override()}
-        fixed = {
-            o.get_key_element(): o.get_value_element_as_str() for o in asked if not o.is_sweep_override()
-        }
+        given = [one for one in asked if not one.is_sweep_override()]
+        fixed = {one.get_key_element(): one.get_value_element_as_str() for one in given}
         space = {key: values for key, values in space.items() if key not in fixed}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=self.seed)
@@ -77,7 +77,8 @@ class OptunaSweeper(Sweeper):
 
     def _launched(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[Any]:
         assert self.launcher is not None
-        return self.launcher.launch(jobs, initial_job_idx=first)
+        found: Sequence[Any] = self.launcher.launch(jobs, initial_job_idx=first)
+        return found
 
 
 def distribution(override: Override) -> Any:
