@@ -80,15 +80,18 @@ def open_system(
     graph: Graph,
     paths: Paths,
     device: torch.device,
+    shares: bool = False,
 ) -> System:
     """Return the untrained system of `method`, on the memory of the stage `index`.
+
+    With `shares`, all processes share the language model's layers out among them.
 
     Raises:
         UserError: an output of an earlier stage or the weights are missing.
     """
     texts = TextEncoder(encoder, device)
     facts = KnowledgeMemory.open(paths.index, needed(method, memory), texts)
-    reader = Reader(lm, device)
+    reader = Reader(lm, device, shares)
     if isinstance(method, Dysk):
         rotate = rotate_vectors(paths.rotate / "rotate.safetensors", graph)
         return DyskSystem(method, reader, texts, facts, FactVectors(facts, method.space, *rotate))

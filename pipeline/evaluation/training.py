@@ -76,7 +76,8 @@ def fitted(
     _seed(seed)
     began = time.perf_counter()
     graph = Graph.read(paths.tables, relations=paths.kv)
-    system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
+    shares = trainer.strategy == "fsdp" and trainer.processes > 1
+    system = open_system(method, memory, lm, encoder, graph, paths, trainer.device, shares)
     pool, valid = examples(system, graph, paths)
     pool, labels = relabelled(pool, train.labels, system, seed)
     if isinstance(method, Vector) and method.rows == "synthetic":

@@ -28,6 +28,7 @@ from pipeline.memory.tree import Found, Tree
 from pipeline.model.attention import joint_mask, selected
 from pipeline.model.knowledge import KnowledgeMaps, Read, pooled, relevance, scores, shares, streamed
 from pipeline.model.lowrank import decoder_layers
+from pipeline.model.sharding import whole
 
 NAME = "sdpa_beside_facts"
 
@@ -235,10 +236,10 @@ def query_weight(attention: nn.Module, heads: int) -> Float[Tensor, "HD C"]:
     """
     if hasattr(attention, "q_proj"):
         weight: Tensor = attention.q_proj.weight  # type: ignore[union-attr,assignment]
-        return weight.detach()
+        return whole(weight.detach())
     if hasattr(attention, "query_key_value"):
         fused: Tensor = attention.query_key_value.weight  # type: ignore[union-attr,assignment]
-        return fused.detach().view(heads, 3, -1, fused.shape[-1])[:, 0].flatten(0, 1)
+        return whole(fused.detach()).view(heads, 3, -1, fused.shape[-1])[:, 0].flatten(0, 1)
     raise UserError(
         f"{type(attention).__name__}: has neither q_proj nor query_key_value to start queries from"
     )

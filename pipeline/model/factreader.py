@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from pipeline.model.attention import FactTokens
 from pipeline.model.reader import Reader
+from pipeline.model.sharding import rounds
 
 PREFILLED = 64
 """Facts that are prefilled at once."""
@@ -77,7 +78,7 @@ class FactReader:
         found = {text: self._cache[text] for text in texts if text in self._cache}
         for text in found:
             self._cache.move_to_end(text)
-        if missing:
+        if rounds(self.reader.lm, len(missing)):
             found |= dict(zip(missing, self.prefill(missing), strict=True))
         for text in missing:
             self._cache[text] = found[text]
@@ -94,9 +95,12 @@ class FactReader:
         encoded = [tokens[: self.window] for tokens in encoded]
         order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
         found: dict[int, Tensor] = {}
-        for start in range(0, len(order), PREFILLED):
-            rows = order[start : start + PREFILLED]
+        parts = [order[start : start + PREFILLED] for start in range(0, len(order), PREFILLED)]
+        idle = rounds(self.reader.lm, len(parts)) - len(parts)
+        for rows in parts:
             found |= zip(rows, self._together([encoded[row] for row in rows]), strict=True)
+        for _ in range(idle):
+            self._together([[self.reader.stop]])  # other processes have more to prefill
         return [found[row] for row in range(len(encoded))]
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from pipeline.model.number import Number
 from pipeline.model.reader import Reader
 from pipeline.model.selection import Shares, doubted, reply, shares, spread, training_selection
 from pipeline.model.settings import Ours
+from pipeline.model.sharding import along, rounds
 from pipeline.model.sharing import weighed
 from pipeline.model.states import StateHeads
 from pipeline.model.system import Example, Reply, System, share_right
@@ -192,15 +193,17 @@ class OurSystem(System):
         aux = auxiliary_loss(found.scores, gold, null, told) if told.any() else weighed(none, 0)
         selected = training_selection(found.scores, gold, self.memory.settings.k)
         chosen, log_shares = self._shared(facts.gather(1, selected), found.scores.gather(1, selected), null)
-        if rows:
-            read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
-            targets = [self.target(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
-            shown = [list(map(self.memory.text, row)) for row in read]
-            tokens = self.facts.facts(shown, self._shifts(log_shares.facts[rows]))
-            with reading(tokens), self.lowrank.attached(self.reader.lm):
+        read = [[fact for fact in chosen[row].tolist() if fact >= 0] for row in rows]
+        targets = [self.target(batch[row], facts) for row, facts in zip(rows, read, strict=True)]
+        shown = [list(map(self.memory.text, row)) for row in read]
+        tokens = self.facts.facts(shown, self._shifts(log_shares.facts[rows]))
+        with reading(tokens if rows else None), self.lowrank.attached(self.reader.lm):
+            others = rounds(self.reader.lm, len(rows))
+            if rows:
                 lm_loss = self.reader.loss(self.reader.tokens([questions[row] for row in rows], targets))
-        else:
-            lm_loss = weighed(none.detach(), 0)
+            else:
+                idle = along(self.reader.lm, self.reader.tokens(["?"]).ids) if others else none.detach()
+                lm_loss = weighed(idle, 0)
         right = gold.gather(1, found.scores.argmax(dim=-1, keepdim=True))[gold.any(dim=-1)]
         return {
             "loss": lm_loss + self.method.alpha * aux,

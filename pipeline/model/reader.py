@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from pipeline.memory.spelling import Spelling
 from pipeline.model.attention import narrowing
 from pipeline.model.lowrank import decoder_layers
+from pipeline.model.sharding import shard
 from pipeline.model.sharing import weighed
 from pipeline.shapes import TokenIds
 from pipeline.weights import LanguageModel, load_language_model
@@ -37,15 +38,18 @@ class Reader:
     Args:
         lm: which weights, the form of the prompt and the token that ends an answer.
         device: where it computes.
+        shares: whether all processes share its layers out among them (`pipeline.model.sharding`).
     """
 
-    def __init__(self, lm: LanguageModel, device: torch.device | str) -> None:
+    def __init__(self, lm: LanguageModel, device: torch.device | str, shares: bool = False) -> None:
         self.settings = lm
         self.device = torch.device(device)
         if self.device.type == "cuda":
             # One of three runs met a gradient of NaN with it: suspected, not proved; none came without it.
             torch.backends.cuda.enable_cudnn_sdp(False)
-        self.lm, self.tokenizer = load_language_model(lm, device)
+        self.lm, self.tokenizer = load_language_model(lm, "cpu" if shares else device)
+        if shares:
+            self.lm = shard(self.lm, self.device)
         self.lm.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self.spelling = Spelling(self.tokenizer, special=False)
         self.stop: int = self.tokenizer.convert_tokens_to_ids(lm.stop)

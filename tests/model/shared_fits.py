@@ -3,16 +3,19 @@
 import pickle
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.evaluation.systems import Method
+from pipeline.evaluation.systems import Method, open_system
 from pipeline.model.batches import Pool
 from pipeline.model.fitting import Fitting, fit
 from pipeline.model.prompt import PromptSystem
 from pipeline.model.settings import AtlasKv
+from pipeline.model.sharding import sharded
 from pipeline.model.system import Example
 from pipeline.place import first
 from pipeline.processes import joined
@@ -20,7 +23,6 @@ from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import (
     dysk,
-    opened,
     ours,
     rag,
     rag_tuned,
@@ -29,7 +31,7 @@ from tests.model.tiny_systems import (
     training,
     vector,
 )
-from tests.tiny import SmallWorld
+from tests.tiny import SmallWorld, memory_settings
 
 STEPS = 4
 METHODS: dict[str, Method] = {
@@ -42,6 +44,7 @@ METHODS: dict[str, Method] = {
 }
 """Of every kind of loss."""
 TWO = Trainer(accelerator="cpu", devices=2, hosts=1, strategy="ddp", restarts=0)
+STRATEGIES = "ddp", "fsdp"
 Step = dict[str, tuple[torch.Tensor, torch.Tensor | None]]
 
 
@@ -71,7 +74,10 @@ def fitted(
     name: str, world: SmallWorld, lm: LanguageModel, encoder: Encoder, trainer: Trainer, folder: Path
 ) -> tuple[Sequence[Step], dict[str, torch.Tensor]]:
     """Fit a method to batches of three, some questions of which nothing answers; return its steps and end."""
-    system = opened(METHODS[name], world, lm, encoder)
+    torch.manual_seed(0)
+    parts = memory_settings(entities=60), lm, encoder, world.graph, world.paths, torch.device("cpu")
+    system = open_system(METHODS[name], *parts, shares=trainer.strategy == "fsdp")
+    assert sharded(system.reader.lm) == (trainer.strategy == "fsdp")
     shaken(system, 0.05)
     known = some_examples(system, 6)
     without = [Example(f"Why {n}?", (), (), "unanswerable") for n in range(3)]
@@ -79,6 +85,7 @@ def fitted(
     refuses = system.learns_refusal and not isinstance(system, PromptSystem)
     pool = Pool(known[:4], known[4:], without if refuses else [])
     settings = training(folder, unanswerable=0.4, batch_size=3)
+    folder.mkdir(exist_ok=True)
     curve, checkpoints = folder / f"{name}.csv", folder / f"{name} checkpoints"
     with Kept() as steps:
         fit(system, pool, settings, trainer, STEPS, 0, curve, checkpoints, [], progress=False)
@@ -88,10 +95,11 @@ def fitted(
 def main(inputs: Path, out: Path) -> None:
     world, lm, encoder = pickle.loads(inputs.read_bytes())
     with joined(torch.device("cpu")):
-        for name in METHODS:
-            told = fitted(name, world, lm, encoder, TWO, out)
+        for name, strategy in product(METHODS, STRATEGIES):
+            trainer = replace(TWO, strategy=strategy)
+            told = fitted(name, world, lm, encoder, trainer, out / strategy)
             if first():
-                torch.save(told, out / f"{name}.pt")
+                torch.save(told, out / strategy / f"{name}.pt")
 
 
 if __name__ == "__main__":

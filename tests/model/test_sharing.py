@@ -13,7 +13,7 @@ import torch
 from pipeline.model.sharing import shared, weighed, whole
 from pipeline.weights import Encoder, LanguageModel
 from tests.closure import ROOT
-from tests.model.shared_fits import METHODS, STEPS, fitted
+from tests.model.shared_fits import METHODS, STEPS, STRATEGIES, fitted
 from tests.model.tiny_systems import CPU, LIGHTNING
 from tests.tiny import SmallWorld
 
@@ -40,13 +40,20 @@ def two(
     return folder
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_take_the_steps_of_one(
-    name: str, two: Path, world: SmallWorld, lm: LanguageModel, encoder: Encoder, tmp_path: Path
+    name: str,
+    strategy: str,
+    two: Path,
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    tmp_path: Path,
 ) -> None:
     """Batches of three, so that one process has two questions and the other one."""
     alone, end = fitted(name, world, lm, encoder, CPU, tmp_path)
-    together, end_together = torch.load(two / f"{name}.pt")
+    together, end_together = torch.load(two / strategy / f"{name}.pt")
     assert len(alone) == len(together) == STEPS
     for number, (one, both) in enumerate(zip(alone, together, strict=True)):
         assert any(grad is not None and bool(grad.any()) for _, grad in one.values())
@@ -59,7 +66,7 @@ def test_two_processes_take_the_steps_of_one(
                 torch.testing.assert_close(both[parameter][1], grad, rtol=1e-3, atol=1e-5, msg=told)
     for key, value in end.items():
         torch.testing.assert_close(end_together[key], value, rtol=1e-4, atol=1e-5)
-    curves = [(folder / f"{name}.csv").read_text(encoding="utf-8") for folder in (tmp_path, two)]
+    curves = [(folder / f"{name}.csv").read_text(encoding="utf-8") for folder in (tmp_path, two / strategy)]
     rows = [list(csv.DictReader(text.splitlines())) for text in curves]
     for one, both in zip(*rows, strict=True):
         for column in ("step", "loss", "lm_loss", "aux_loss", "retrieval_accuracy", "null_share"):
