@@ -50,6 +50,11 @@ class Trainer:
         return self.devices * self.hosts
 
     @property
+    def shares(self) -> bool:
+        """Whether processes share the frozen language model out among them."""
+        return self.strategy == "fsdp" and self.processes > 1
+
+    @property
     def device(self) -> torch.device:
         """The device of this process: among several on a host, each has the GPU of its number.
 

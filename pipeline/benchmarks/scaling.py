@@ -99,7 +99,7 @@ def measured(
 ) -> dict[str, Any]:
     """Take the steps of every batch size and seed; the first process writes a file of each to `folder`."""
     graph = Graph.read(paths.tables, relations=paths.kv)
-    system = open_system(method, memory, lm, encoder, graph, paths, trainer.device)
+    system = open_system(method, memory, lm, encoder, graph, paths, trainer.device, trainer.shares)
     pool, _ = examples(system, graph, paths)
     if not system.learns_refusal or isinstance(method, Prompt):
         pool = Pool(pool.template, pool.human, [], pool.multihop)
@@ -203,9 +203,9 @@ def scaling(
         "train": settings_of(method, train),
         "paths": paths,
     }
+    strategy = "fsdp" if trainer.strategy == "fsdp" else "ddp"
     runs: dict[tuple[int, int, int], dict[str, Any]] = {}
     for processes in sorted(set(scaling.processes)):
-        strategy = "ddp" if processes > 1 else "auto"
         how = replace(trainer, devices=processes, hosts=1, strategy=strategy, restarts=0)
         with tempfile.TemporaryDirectory() as folder:
             # One is a process of its own too: this one keeps nothing on a GPU.
@@ -214,7 +214,7 @@ def scaling(
                 file = Path(folder) / f"{processes}-{size}-{seed}.json"
                 runs[processes, size, seed] = json.loads(file.read_text(encoding="utf-8"))
     told = provenance(overridden("python -m pipeline.benchmark scaling"), scaling.seeds)
-    told |= {"settings": asdict(scaling), "device": trainer.device.type, "figures": []}
+    told |= {"settings": asdict(scaling), "device": trainer.device.type, "strategy": strategy, "figures": []}
     for processes in sorted(set(scaling.processes) - {1}):
         for size in scaling.batch_sizes:
             row = compared(runs, scaling, size, processes)

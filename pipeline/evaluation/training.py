@@ -76,8 +76,7 @@ def fitted(
     _seed(seed)
     began = time.perf_counter()
     graph = Graph.read(paths.tables, relations=paths.kv)
-    shares = trainer.strategy == "fsdp" and trainer.processes > 1
-    system = open_system(method, memory, lm, encoder, graph, paths, trainer.device, shares)
+    system = open_system(method, memory, lm, encoder, graph, paths, trainer.device, trainer.shares)
     pool, valid = examples(system, graph, paths)
     pool, labels = relabelled(pool, train.labels, system, seed)
     if isinstance(method, Vector) and method.rows == "synthetic":
