@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from pipeline.config import UserError
 from pipeline.model.fitting import fit
+from pipeline.model.ours import OurSystem
 from pipeline.place import Place, first, place
 from pipeline.processes import agree, joined, wait
 from pipeline.together import main, together
@@ -64,6 +65,46 @@ def test_a_run_that_loses_a_process_ends_as_one_that_loses_none(
         assert figures[0][name] == figures[1][name], name
     assert sorted(f.name for f in outs[0].iterdir()) == sorted(f.name for f in outs[1].iterdir())
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.soak
+def test_two_processes_go_on_from_where_one_stopped(
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {"method": ours(), "memory": memory_settings(entities=60), "lm": lm}
+    given |= {"encoder": encoder, "logger": SILENT, "paths": world.paths, "seed": 0}
+    given["train"] = training(tmp_path / "checkpoints", steps={"ours": 5})
+    whole, on = tmp_path / "whole", tmp_path / "on"
+    for out in (whole, on):
+        out.mkdir()
+    train.run(trainer=CPU, out=whole, **given)  # type: ignore[attr-defined]
+    calls: list[int] = []
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(self: OurSystem, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise StoppedError
+        return real(self, batch)
+
+    real = OurSystem.losses
+    with monkeypatch.context() as patched:
+        patched.setattr(OurSystem, "losses", stop)
+        with pytest.raises(StoppedError):
+            train.run(trainer=CPU, out=on, **given)  # type: ignore[attr-defined]
+    [checkpoint] = (tmp_path / "checkpoints").glob("*/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    train.run(trainer=TWO, out=on, **given)  # type: ignore[attr-defined]
+    end, wanted = (load_file(out / "adapter.safetensors") for out in (on, whole))
+    for name, value in wanted.items():
+        torch.testing.assert_close(end[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    assert not checkpoint.exists()
 
 
 @together
