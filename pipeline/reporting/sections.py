@@ -6,6 +6,7 @@ from pipeline.reporting.gather import Figures
 from pipeline.reporting.mainsections import MAIN
 from pipeline.reporting.measured import Column, Section
 from pipeline.reporting.recall import RECALL
+from pipeline.reporting.scale import SCALE
 from pipeline.reporting.tables import (
     MISSING,
     Cell,
@@ -248,6 +249,7 @@ SECTIONS = (
             Column("on the GPU, MiB", "search.reserved on the GPU MiB", number),
         ),
     ),
+    *SCALE,
     Section(
         "updates",
         "Speed of updates",
