@@ -134,6 +134,13 @@ def test_a_killed_stage_goes_on_from_its_checkpoint(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader's loss fails once at the third step, after the checkpoint of the second."""
+    searched: list[int] = []
+
+    def search(*given: Any) -> Any:
+        searched.append(1)
+        return fit_retrieval(*given)
+
+    monkeypatch.setattr("pipeline.evaluation.training.fit_retrieval", search)
     whole = stage(ours(), "whole")
     calls = []
 
@@ -154,6 +161,10 @@ def test_a_killed_stage_goes_on_from_its_checkpoint(
     assert len(list((tmp_path / "checkpoints").glob("*/last.ckpt"))) == 1
     resumed = stage(ours(), "resumed")
     assert len(calls) == 4, "one step was left"
+    assert len(searched) == 2, "the retrieval was fitted once for each result"
+    figures = [json.loads((out / "train.json").read_text(encoding="utf-8")) for out in (whole, resumed)]
+    for name in ("correction", "trust", "joint", "refusal"):
+        assert figures[0][name] == figures[1][name], name
     for name in ("adapter.safetensors", "curve.csv", "retrieval.csv"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes()
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,19 +94,20 @@ def fitted(
         "train": train,
     }
     figures: dict[str, Any] = {"method": name, "seed": seed, "labels": labels}
-    if isinstance(system, OurSystem):
-        figures["correction"], figures["trust"] = fit_retrieval(
-            system, pool, answerable, train.retrieval, train.unanswerable, seed, out
-        )
+    key = _key({**sections, "seed": seed}, paths)
+    before = train.checkpoints / key / "before.pt"
+    if before.is_file():
+        figures |= _resumed(system, before, out)
+    else:
+        figures |= _searching(system, pool, valid, train, seed, out)
+        agree(system.state_dict())
+        _kept(system, figures, before, out)
     if isinstance(system, RagTunedSystem):
-        figures["search"] = fit_search(system, pool, valid, train, seed, out)
         pool = Pool(pool.template, pool.human, [])
-    agree(system.state_dict())
     found_by = {n: v.clone() for n, v in system.state_dict().items() if n.startswith(system.fitted_before)}
     figures["retrieval_seconds"] = time.perf_counter() - began
     _seed(seed)
     steps = train.steps[name]
-    key = _key({**sections, "seed": seed}, paths)
     started = time.perf_counter()
     skipped = fit(
         system,
@@ -147,6 +149,41 @@ def fitted(
         shutil.rmtree(train.checkpoints / key)
     wait()
     return system
+
+
+def _searching(
+    system: System, pool: Pool, valid: Sequence[Example], train: Train, seed: int, out: Path
+) -> dict[str, Any]:
+    """Fit what finds facts, and return the figures of it."""
+    if isinstance(system, OurSystem):
+        answerable = [example for example in valid if example.gold]
+        parts = train.retrieval, train.unanswerable, seed, out
+        correction, trust = fit_retrieval(system, pool, answerable, *parts)
+        return {"correction": correction, "trust": trust}
+    if isinstance(system, RagTunedSystem):
+        return {"search": fit_search(system, pool, valid, train, seed, out)}
+    return {}
+
+
+def _kept(system: System, figures: dict[str, Any], file: Path, out: Path) -> None:
+    """Write down what stands before the reader is fitted, so that a run that is lost doesn't begin there."""
+    if first():
+        curves = {curve.name: curve.read_text(encoding="utf-8") for curve in out.glob("*.csv")}
+        told = {"state": system.state_dict(), "figures": json.dumps(figures), "curves": curves}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(told, file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+
+
+def _resumed(system: System, file: Path, out: Path) -> dict[str, Any]:
+    """Set `system` to what `_kept` wrote down; return the figures, and write the curves to `out`."""
+    told = torch.load(file, map_location=system.reader.device, weights_only=True)
+    system.load_state_dict(told["state"])
+    if first():
+        for name, text in told["curves"].items():
+            (out / name).write_text(text, encoding="utf-8")
+    figures: dict[str, Any] = json.loads(told["figures"])
+    return figures
 
 
 def relabelled(pool: Pool, labels: Labels, system: System, seed: int) -> tuple[Pool, dict[str, int]]:
