@@ -38,10 +38,9 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Not after an error: taking leave could wait for the others, who wait for what this process didn't do.
+    dist.destroy_process_group()
 
 
 def agree(state: dict[str, torch.Tensor]) -> None:

@@ -15,6 +15,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.config import ROOT, ConfigError, UserError
 from pipeline.place import place
 from pipeline.processes import joined
@@ -51,13 +53,17 @@ def _spread(name: tuple[str, str], given: dict[str, Any], trainer: Trainer) -> N
     """Run a stage in processes of this host, all anew up to `trainer.restarts` times when one is lost.
 
     Raises:
-        UserError: they would be on several hosts, one of them raised it, or one was lost too often.
+        UserError: they would be on several hosts, or want more GPUs than there are; one of them raised it;
+            one was lost too often.
     """
     if trainer.hosts > 1:
         raise UserError(
             f"trainer.hosts is {trainer.hosts}, but one process was started: start the same command on every "
             f"host, with srun or torchrun (see docs/scaling.md)"
         )
+    seen = torch.cuda.device_count() if trainer.device.type == "cuda" else trainer.devices
+    if seen < trainer.devices:
+        raise UserError(f"trainer.devices is {trainer.devices}, but torch sees {seen} GPUs: set it to {seen}")
     threads = max(1, (os.cpu_count() or 1) // trainer.devices)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path, **FRESH_STORE}

@@ -133,6 +133,22 @@ def test_several_hosts_are_not_started_from_one() -> None:
         refusing(trainer=replace(TWO, hosts=2), text="")
 
 
+def test_processes_want_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"trainer\.devices is 2, but torch sees 1 GPUs: set it to 1"):
+        refusing(trainer=replace(TWO, accelerator="auto"), text="")
+
+
+def test_strategies_say_what_is_shared() -> None:
+    assert (CPU.processes, CPU.shares, CPU.arguments()["strategy"]) == (1, False, "auto")
+    for strategy, shares in (("ddp", False), ("fsdp", True)):
+        trainer = replace(TWO, strategy=strategy)
+        assert (trainer.processes, trainer.shares) == (2, shares)
+        assert trainer.arguments()["strategy"]._ddp_kwargs == {"find_unused_parameters": True}
+    assert not replace(CPU, strategy="fsdp").shares, "one process has nobody to share with"
+
+
 def test_a_loop_wants_as_many_processes_as_were_started(tmp_path: Path) -> None:
     parts: Any = None
     with pytest.raises(UserError, match=r"trainer\.devices × trainer\.hosts is 2, but 1 train here"):
