@@ -20,11 +20,14 @@ class Place(NamedTuple):
 
 
 def place() -> Place:
-    """Return the place that torchrun or SLURM gave to this process; (0, 1, 0) where none did."""
+    """Return the place that torchrun or `srun` gave to this process; (0, 1, 0) where none did.
+
+    The script of a job of SLURM is one process, whatever tasks the job has: only a step's tasks are several.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     else:
         return Place(0, 1, 0)
     return Place(*(int(os.environ[name]) for name in names))

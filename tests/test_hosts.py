@@ -18,6 +18,7 @@ pytestmark = pytest.mark.soak
 
 SLURM = {
     "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
     "SLURM_NTASKS_PER_NODE": "2",
     "SLURM_NNODES": "1",
     "SLURM_NODELIST": "localhost",

@@ -172,10 +172,12 @@ def test_slurm_tells_a_process_its_place(monkeypatch: pytest.MonkeyPatch) -> Non
     told = {"SLURM_NTASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3"}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
+    assert place() == Place(0, 1, 0), "a job's script, outside of any step"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "16")
     assert place() == Place(11, 16, 3)
     assert not first()
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert place() == Place(0, 1, 0), "a job of one task is one process"
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert place() == Place(0, 1, 0), "a step of one task is one process"
 
 
 def test_a_process_alone_joins_and_waits_for_nobody() -> None:
