@@ -11,6 +11,7 @@ from pipeline.evaluation.runs import Evaluate, run
 from pipeline.evaluation.systems import Method
 from pipeline.kg.facts import Graph
 from pipeline.memory.settings import Memory
+from pipeline.processes import joined, own_device
 from pipeline.weights import Encoder, LanguageModel
 
 
@@ -25,10 +26,11 @@ def evaluate(
     seed: int,
     out: Path,
 ) -> None:
-    """Write the answers of `method` and what they are worth."""
-    graph = Graph.read(paths.tables, relations=paths.kv)
-    answerer = build(method, memory=memory, lm=lm, encoder=encoder, graph=graph, paths=paths)
-    run(answerer, graph, asked(paths, graph, evaluate.splits), evaluate, seed, out)
+    """Write the answers of `method` and what they are worth; processes started together share questions."""
+    with joined(own_device()):
+        graph = Graph.read(paths.tables, relations=paths.kv)
+        answerer = build(method, memory=memory, lm=lm, encoder=encoder, graph=graph, paths=paths)
+        run(answerer, graph, asked(paths, graph, evaluate.splits), evaluate, seed, out)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ says so. The first one alone writes files, talks to Weights & Biases and shows p
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from pipeline.place import place
 
+Item = TypeVar("Item")
 PATIENCE = timedelta(hours=1)
 """How long a process waits for the others, who may have more to load."""
 
@@ -55,6 +58,27 @@ def agree(state: dict[str, torch.Tensor]) -> None:
             told = value.clone()
             dist.broadcast(told, src=0)
             value.copy_(told)
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """Return those of `items` that this process works on: every n-th of n processes; all of them, alone."""
+    return items[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else items
+
+
+def everyones(made: Sequence[Item]) -> list[Item]:
+    """Return what all processes made of their `share` of some items, in the order of those."""
+    if not dist.is_initialized():
+        return list(made)
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, list(made))
+    missing = object()
+    rounds = zip_longest(*told, fillvalue=missing)
+    return [one for row in rounds for one in row if one is not missing]
+
+
+def own_device() -> torch.device:
+    """Return the GPU of this process's number on its host, or the CPU where torch sees none."""
+    return torch.device("cuda", place().local) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def wait() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -81,9 +82,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], d
     """A folder with inputs, the command that trains there, and the adapter that one process fits."""
     folder = tmp_path_factory.mktemp("hosts")
     fixed = [word for word in train_inputs(folder) if word != "trainer=cpu"]
-    alone = ["pipeline.train", *fixed, "trainer=cpu", "hydra.run.dir=out/alone"]
+    alone = ["pipeline.train", *fixed, "trainer=cpu", "hydra.run.dir=out/ours"]
     ended(running(folder, [alone], [{}]))
-    return folder, fixed, load_file(folder / "out" / "alone" / "adapter.safetensors")
+    return folder, fixed, load_file(folder / "out" / "ours" / "adapter.safetensors")
 
 
 @pytest.mark.parametrize("how", ["slurm", "torchrun"])
@@ -102,6 +103,22 @@ def test_two_processes_fit_what_one_does(
     same_adapter(folder / "out" / how, alone)
     runs = set((folder / "wandb").glob("offline-run-*"))
     assert len(runs - before) == 1, "the first process alone tracks it"
+
+
+def test_two_processes_ask_what_one_does(inputs: tuple[Path, list[str], dict[str, torch.Tensor]]) -> None:
+    """In batches of three, which one process has more of than the other."""
+    folder, fixed, _ = inputs
+    stage = ["pipeline.evaluate", *(word for word in fixed if not word.startswith(("train=", "logger=")))]
+    stage += ["paths.adapters=out", "evaluate.batch_size=3", "evaluate.questions_per_split=7"]
+    ended(running(folder, [[*stage, "hydra.run.dir=out/asked"]], [{}]))
+    both = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *stage]
+    ended(running(folder, [[*both, "hydra.run.dir=out/asked-by-two"]], [{}]))
+    one, two = (
+        pq.read_table(folder / "out" / name / "answers.parquet").drop_columns(["seconds"])
+        for name in ("asked", "asked-by-two")
+    )
+    assert one.num_rows > 14
+    assert two == one, "row by row, batches and all"
 
 
 def test_both_hosts_go_on_when_one_loses_its_process(

@@ -15,7 +15,7 @@ from pipeline.config import UserError
 from pipeline.model.fitting import fit
 from pipeline.model.ours import OurSystem
 from pipeline.place import Place, first, place
-from pipeline.processes import agree, joined, wait
+from pipeline.processes import agree, everyones, joined, share, wait
 from pipeline.together import main, together
 from pipeline.train import train
 from pipeline.trainer import Trainer
@@ -187,3 +187,4 @@ def test_a_process_alone_joins_and_waits_for_nobody() -> None:
         state = {"weight": torch.ones(2)}
         agree(state)
         assert state["weight"].tolist() == [1.0, 1.0]
+        assert share([3, 1, 2]) == everyones([3, 1, 2]) == [3, 1, 2]

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +22,8 @@ from pipeline.evaluation.prompttokens import counted, reader_of
 from pipeline.evaluation.splits import AFTER, BEFORE
 from pipeline.evaluation.summary import ANSWERS, Bootstrap, refusal_auroc, summarise
 from pipeline.kg.facts import Graph
+from pipeline.place import first
+from pipeline.processes import everyones, share
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,8 @@ def run(
     The splits of `BEFORE` are asked on the base graph; then `answerer.update` follows the graph to its last
     snapshot, and those of `AFTER` are asked. The sample of a split depends on the seed alone, so all
     methods get the same questions, and `unchanged_after` those of `unchanged`. Where no fact answers, a
-    refusal counts as right (EM and F1 of 1) and any answer as wrong.
+    refusal counts as right (EM and F1 of 1) and any answer as wrong. Processes that were started together
+    share the batches; the first one writes.
 
     Raises:
         UserError: none of the splits has a question, or a question that should have an answer has none.
@@ -103,10 +106,11 @@ def run(
         _count_misses(rows, column)
     table = pa.Table.from_pylist(rows, schema=ANSWERS)
     metrics = _metrics(answerer.name, table, graph, evaluate, seed) | seconds
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, out / "answers.parquet", compression="zstd")
-    text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
-    (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    if first():
+        out.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, out / "answers.parquet", compression="zstd")
+        text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False)
+        (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
     return metrics
 
 
@@ -172,14 +176,18 @@ def _ask(
     split: str,
     evaluate: Evaluate,
     known: frozenset[str],
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
+    """Return a row a question; several processes share the batches, and each returns the rows of all."""
     asked = sorted(asked, key=lambda question: len(question["text"]))  # alike in length, so little padding
     reader = reader_of(answerer)
+    starts = share(range(0, len(asked), evaluate.batch_size))
+    batches = [asked[start : start + evaluate.batch_size] for start in starts]
+    made: list[list[dict[str, Any]]] = []
+    hidden = not asked or not first()
     with tqdm(
-        total=len(asked), desc=f"{answerer.name} {split}", unit="question", disable=not asked
+        total=sum(map(len, batches)), desc=f"{answerer.name} {split}", unit="question", disable=hidden
     ) as progress:
-        for start in range(0, len(asked), evaluate.batch_size):
-            batch = asked[start : start + evaluate.batch_size]
+        for batch in batches:
             began = perf_counter()
             with counted(reader) as prompts:
                 answers = answerer.answer([question["text"] for question in batch])
@@ -192,9 +200,10 @@ def _ask(
                     raise ValueError(
                         f"{answerer.name} read fact {fact} of a graph of {len(graph.triples)} facts"
                     )
-            for place, question in enumerate(batch):
-                yield _row(question, split, answers, place, graph, known) | shares
+            rows = [_row(q, split, answers, place, graph, known) | shares for place, q in enumerate(batch)]
+            made.append(rows)
             progress.update(len(batch))
+    return [row for rows in everyones(made) for row in rows]
 
 
 def _row(
