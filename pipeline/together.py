@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,23 @@ def together(run: Callable[..., Any]) -> Callable[..., Any]:
     name = run.__module__, run.__name__
 
     @wraps(run)
-    def start(**given: Any) -> Any:
-        trainer: Trainer = given["trainer"]
+    def start(*values: Any, **named: Any) -> Any:
+        trainer: Trainer = signature(run).bind(*values, **named).arguments["trainer"]
         if trainer.processes > 1 and place().world == 1:
-            _spread(name, given, trainer)
+            _spread((*name, values, named), trainer)
             return None
         with joined(trainer.device):
-            return run(**given)
+            return run(*values, **named)
 
     return start
 
 
-def _spread(name: tuple[str, str], given: dict[str, Any], trainer: Trainer) -> None:
+def _spread(call: tuple[Any, ...], trainer: Trainer) -> None:
     """Run a stage in processes of this host, all anew up to `trainer.restarts` times when one is lost.
+
+    Args:
+        call: its module, its name, its arguments by place and by name.
+        trainer: which processes.
 
     Raises:
         UserError: they would be on several hosts, or want more GPUs than there are; one of them raised it;
@@ -69,7 +74,7 @@ def _spread(name: tuple[str, str], given: dict[str, Any], trainer: Trainer) -> N
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONPATH": path, **FRESH_STORE}
     with tempfile.TemporaryDirectory() as folder:
         arguments, trouble = Path(folder) / "arguments", Path(folder) / "trouble"
-        arguments.write_bytes(pickle.dumps((*name, given)))
+        arguments.write_bytes(pickle.dumps(call))
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
         words += [f"--nproc-per-node={trainer.devices}", f"--max-restarts={trainer.restarts}"]
         words += [sys.executable, "-m", "pipeline.together", str(arguments), str(trouble)]
@@ -91,10 +96,10 @@ def main(arguments: Path, trouble: Path) -> None:
     """
     if trouble.is_file():
         sys.exit(1)
-    module, name, given = pickle.loads(arguments.read_bytes())  # our own file
+    module, name, values, named = pickle.loads(arguments.read_bytes())  # our own file
     try:
         stage = getattr(importlib.import_module(module), name)
-        getattr(stage, "run", stage)(**given)
+        getattr(stage, "run", stage)(*values, **named)
     except (ConfigError, UserError) as error:
         trouble.write_text(str(error), encoding="utf-8")
         sys.exit(1)

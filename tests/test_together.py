@@ -114,7 +114,7 @@ def refusing(trainer: Trainer, text: str) -> None:
 
 def test_an_error_of_the_user_is_told_and_not_met_again(tmp_path: Path) -> None:
     arguments, trouble = tmp_path / "arguments", tmp_path / "trouble"
-    arguments.write_bytes(pickle.dumps((__name__, "refusing", {"trainer": CPU, "text": "train more"})))
+    arguments.write_bytes(pickle.dumps((__name__, "refusing", (CPU,), {"text": "train more"})))
     with pytest.raises(SystemExit, match="1"):
         main(arguments, trouble)
     assert trouble.read_text(encoding="utf-8") == "train more"
