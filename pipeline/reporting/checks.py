@@ -36,6 +36,9 @@ UPDATES = (
 HOSTILE = ("test_any_requests", "test_guard", "test_no_pickle", "test_hostile_texts")
 """Test modules that send the server what it has to refuse."""
 
+PROCESSES = ("test_sharing", "test_together")
+"""Test modules that hold several processes to one, and a run that lost one to a run that lost none."""
+
 
 def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
     """Return how many tests passed, how long they took, and the branch coverage.
@@ -70,6 +73,8 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
         "chat_passed": sum(name.split(".")[-1] == "test_chat" for name in passed_in),
         "page_passed": sum(name.split(".")[-1] == "test_page_browser" for name in passed_in),
         "hostile_passed": sum(name.split(".")[-1] in HOSTILE for name in passed_in),
+        "processes_passed": sum(name.split(".")[-1] in PROCESSES for name in passed_in),
+        "launchers_passed": sum(name.split(".")[-1] == "test_launchers" for name in passed_in),
         "acceptance_passed": sum("test_acceptance" in name for name in passed_in),
     }
 
