@@ -1,6 +1,6 @@
 """Text to base vectors: mean-pooled, normalised states of a frozen sentence encoder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,10 @@ class TextEncoder:
             vectors[batch[0] : batch[-1] + 1] = self.pooled(**tokens)
         place = {text: i for i, text in enumerate(distinct)}
         return vectors[torch.tensor([place[text] for text in texts], dtype=torch.long, device=self.device)]
+
+    def named(self, texts: Mapping[str, str], progress: Progress | None = None) -> Float[Tensor, "n P"]:
+        """Return the vectors of texts that name things, by the keys of these."""
+        return self.encode(list(texts.values()), progress)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids that `encode` computes of each text."""

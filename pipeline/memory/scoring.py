@@ -40,7 +40,7 @@ class Slots:
 
 @dataclass(frozen=True)
 class Scoring(Searching):
-    """The facts of a memory after a change, with the vectors of their names; see `pipeline.memory.searching`."""
+    """The facts of a memory after a change, with the vectors of their names; see `Searching`."""
 
     table: Triples
     standing: Standing

@@ -1,0 +1,120 @@
+"""Copies of shards in this process, and the folders of a memory in shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster.answering import Copy
+from pipeline.cluster.messages import GoneError, shard_of
+from pipeline.memory.changes import Change
+from pipeline.memory.encoder import TextEncoder
+from pipeline.memory.facts import Key
+from pipeline.memory.names import Names, New
+from pipeline.memory.settings import Memory
+from pipeline.memory.store import KnowledgeMemory
+
+
+def folder_of(root: Path, shard: int, copy: int) -> Path:
+    """Return the folder of a copy of a shard."""
+    return root / f"shard-{shard:04d}" / f"copy-{copy}"
+
+
+class Answer:
+    """What was asked of a copy in this process, and is answered already."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def result(self) -> Any:
+        """Return the answer, or raise the error that it was."""
+        if isinstance(self._value, Exception):
+            raise self._value
+        return self._value
+
+
+class Direct:
+    """A copy in this process, which can be ended and started anew.
+
+    Args:
+        folder: of the copy.
+        settings: layout and sizes of the search.
+        encoder: whose vectors it holds.
+        sync: when a change is on disk.
+    """
+
+    def __init__(self, folder: Path, settings: Memory, encoder: TextEncoder, sync: str) -> None:
+        self._given = folder, settings, encoder.name, encoder.dimension, sync
+        self.copy: Copy | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it, from its folder."""
+        self.copy = Copy(*self._given)
+
+    def begin(self, what: str, *given: Any) -> Answer:
+        """Ask it for something."""
+        if self.copy is None:
+            return Answer(GoneError("it was ended"))
+        try:
+            return Answer(getattr(self.copy, what)(*given))
+        except Exception as error:
+            return Answer(error)
+
+    def end(self) -> None:
+        """End it."""
+        if self.copy is not None:
+            self.copy.close()
+            self.copy = None
+
+
+def split(memory: KnowledgeMemory, shards: int) -> list[KnowledgeMemory]:
+    """Return the facts of a memory by shards, each with the names that they need and every relation.
+
+    Args:
+        memory: in main memory; its facts keep their order.
+        shards: how many.
+    """
+    held: list[dict[Key, None]] = [{} for _ in range(shards)]
+    for row in memory.alive.nonzero()[0].tolist():
+        key = memory.key(row)
+        held[shard_of(key[0], shards)][key] = None
+    dated: list[dict[Key, Any]] = [{} for _ in range(shards)]
+    for row in memory.chronicle.rows:
+        key = memory.key(row)
+        dated[shard_of(key[0], shards)][key] = memory.periods(key)
+    return [_part(memory, list(own), periods) for own, periods in zip(held, dated, strict=True)]
+
+
+def _part(memory: KnowledgeMemory, facts: Sequence[Key], periods: dict[Key, Any]) -> KnowledgeMemory:
+    part = KnowledgeMemory(memory.settings, memory.encoder)
+    ends = {key for fact in (*facts, *periods) for key in (fact[0], fact[2])}
+    rows = sorted(memory.entities.row(key) for key in ends)
+    new = {
+        "entities": _taken(memory.entities, rows),
+        "relations": _taken(memory.relations, range(len(memory.relations))),
+    }
+    part._commit(Change(facts, [], new, periods, memory.chronicle.on if periods else ""))
+    if memory.settings.layout == "slot":
+        _take_slots(memory, part)
+    return part
+
+
+def _taken(names: Names, rows: Sequence[int]) -> New:
+    import torch
+
+    if not len(rows):
+        return New([], [], torch.empty(0, 0, dtype=torch.float16))
+    vectors = names.gather(torch.tensor(list(rows))).half().cpu()
+    return New([names.keys[row] for row in rows], [names.texts[row] for row in rows], vectors)
+
+
+def _take_slots(memory: KnowledgeMemory, part: KnowledgeMemory) -> None:
+    """Give the slots of `part` the vectors that they have in `memory`, by the rows of `part`."""
+    from pipeline.memory.planning import slot_key
+
+    pairs = dict.fromkeys((head, relation) for head, relation, _ in part.triples.tolist())
+    keys = [(part.entities.keys[head], part.relations.keys[relation]) for head, relation in pairs]
+    rows = [memory.slots.row(slot_key(memory.entities.row(h), memory.relations.row(r))) for h, r in keys]
+    taken = _taken(memory.slots, rows)
+    if rows:
+        part.slots.restore([slot_key(*pair) for pair in pairs], taken.texts, taken.vectors)
