@@ -1,6 +1,7 @@
 """What a copy of a shard is asked: searches in two steps, and look-ups by stable keys."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -14,6 +15,7 @@ from pipeline.memory.dates import Periods
 from pipeline.memory.facts import Candidates, Fact, Found, Key, Query
 from pipeline.memory.labels import Labels
 from pipeline.memory.names import Names
+from pipeline.memory.scoring import Scoring
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 
@@ -26,17 +28,21 @@ class Copy(Replica):
         self._naming = Lock()  # labels remember what they have seen
         self._labels: tuple[KnowledgeMemory, dict[str, Labels]] | None = None
 
-    def nearest(self, key: Float[Tensor, "B P"], on: str = "") -> Near:
+    def nearest(self, key: Float[Tensor, "B P"], settings: Memory, on: str = "") -> Near:
         """Return the heads nearest to questions; see `pipeline.memory.searching.Searching.heads`."""
         memory = self.memory(on)
         relations = len(memory.relations)
         if not len(memory):
             empty = torch.empty(len(key), 0)
             return Near(empty, empty.long(), [], [], relations)
-        near, heads = memory.arrangement.scoring.heads(Query(key, key))
+        near, heads = self._scoring(memory, settings).heads(Query(key, key))
         rows, places = heads.clamp(min=0).unique(return_inverse=True)
         keys, texts = ([names[row] for row in rows.tolist()] for names in _listed(memory.entities))
         return Near(near, places, keys, texts, relations)
+
+    def _scoring(self, memory: KnowledgeMemory, settings: Memory) -> Scoring:
+        """Return what searches as whoever asks is set up to."""
+        return replace(memory.arrangement.scoring, settings=settings)
 
     def best_of_slots(self, key: Float[Tensor, "B P"], n: int, on: str = "") -> Best:
         """Return the n best facts, in the slot layout."""
@@ -55,6 +61,7 @@ class Copy(Replica):
         relations: Sequence[str],
         shares: Float[Tensor, "B R"],
         n: int,
+        settings: Memory,
         on: str = "",
     ) -> Best:
         """Return the n best facts of given heads.
@@ -66,6 +73,7 @@ class Copy(Replica):
             relations: keys of the relations.
             shares: their log-probabilities.
             n: facts wanted.
+            settings: sizes and weights of the search.
             on: a date.
         """
         memory = self.memory(on)
@@ -73,7 +81,7 @@ class Copy(Replica):
             return self._best(memory, Found.none(len(heads), n, heads.device))
         known = [memory.entities.find(key) for key in keys]
         rows = torch.tensor([-1 if row is None else row for row in [*known, None]])[heads]
-        scoring = memory.arrangement.scoring
+        scoring = self._scoring(memory, settings)
         place = {key: place for place, key in enumerate(relations)}
         own = [place.get(key, len(relations)) for key in memory.relations.keys[: len(scoring.relations)]]
         # A relation that came to this shard after the question was scored: its facts are found next time.

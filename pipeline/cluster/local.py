@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.cluster.answering import Copy
 from pipeline.cluster.messages import GoneError, shard_of
 from pipeline.memory.changes import Change
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.facts import Key
 from pipeline.memory.names import Names, New
+from pipeline.memory.planning import slot_key
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 
@@ -74,34 +76,35 @@ def split(memory: KnowledgeMemory, shards: int) -> list[KnowledgeMemory]:
         memory: in main memory; its facts keep their order.
         shards: how many.
     """
-    held: list[dict[Key, None]] = [{} for _ in range(shards)]
-    for row in memory.alive.nonzero()[0].tolist():
-        key = memory.key(row)
-        held[shard_of(key[0], shards)][key] = None
-    dated: list[dict[Key, Any]] = [{} for _ in range(shards)]
-    for row in memory.chronicle.rows:
-        key = memory.key(row)
-        dated[shard_of(key[0], shards)][key] = memory.periods(key)
-    return [_part(memory, list(own), periods) for own, periods in zip(held, dated, strict=True)]
+    alive, dated = memory.alive, set(memory.chronicle.rows)
+    rows: list[list[int]] = [[] for _ in range(shards)]
+    for row in range(len(alive)):
+        if alive[row] or row in dated:
+            rows[shard_of(memory.key(row)[0], shards)].append(row)
+    return [_part(memory, own) for own in rows]
 
 
-def _part(memory: KnowledgeMemory, facts: Sequence[Key], periods: dict[Key, Any]) -> KnowledgeMemory:
+def _part(memory: KnowledgeMemory, rows: Sequence[int]) -> KnowledgeMemory:
+    """Return a memory of some facts, which hold or have periods, in their order."""
     part = KnowledgeMemory(memory.settings, memory.encoder)
-    ends = {key for fact in (*facts, *periods) for key in (fact[0], fact[2])}
-    rows = sorted(memory.entities.row(key) for key in ends)
+    facts = [memory.key(row) for row in rows]
+    ends = {key for fact in facts for key in (fact[0], fact[2])}
     new = {
-        "entities": _taken(memory.entities, rows),
+        "entities": _taken(memory.entities, sorted(memory.entities.many(list(ends)))),
         "relations": _taken(memory.relations, range(len(memory.relations))),
     }
-    part._commit(Change(facts, [], new, periods, memory.chronicle.on if periods else ""))
+    part._commit(Change(facts, [], new))
+    gone = [key for row, key in zip(rows, facts, strict=True) if not memory.holds(row)]
+    periods = {key: memory.chronicle.of(row) for row, key in zip(rows, facts, strict=True)}
+    periods = {key: its for key, its in periods.items() if its}
+    if periods:
+        part._commit(Change([], gone, {}, periods, memory.chronicle.on))
     if memory.settings.layout == "slot":
         _take_slots(memory, part)
     return part
 
 
 def _taken(names: Names, rows: Sequence[int]) -> New:
-    import torch
-
     if not len(rows):
         return New([], [], torch.empty(0, 0, dtype=torch.float16))
     vectors = names.gather(torch.tensor(list(rows))).half().cpu()
@@ -110,8 +113,6 @@ def _taken(names: Names, rows: Sequence[int]) -> New:
 
 def _take_slots(memory: KnowledgeMemory, part: KnowledgeMemory) -> None:
     """Give the slots of `part` the vectors that they have in `memory`, by the rows of `part`."""
-    from pipeline.memory.planning import slot_key
-
     pairs = dict.fromkeys((head, relation) for head, relation, _ in part.triples.tolist())
     keys = [(part.entities.keys[head], part.relations.keys[relation]) for head, relation in pairs]
     rows = [memory.slots.row(slot_key(memory.entities.row(h), memory.relations.row(r))) for h, r in keys]

@@ -81,7 +81,7 @@ class ShardedSearching(Searching):
     def heads(self, query: Query) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
         """Return the entities whose facts are looked at, nearest first, and how near each is."""
         key = query.key.detach().float().cpu()
-        parts: list[Near] = self.ground.ask_all("nearest", key, self.on)
+        parts: list[Near] = self.ground.ask_all("nearest", key, self.settings, self.on)
         self.ground.learn_relations([part.relations for part in parts])
         self.names, self.relations = self.ground.relation_table()
         keys = [key for part in parts for key in part.keys]
@@ -113,7 +113,7 @@ class ShardedSearching(Searching):
             local = torch.full((len(keys) + 1,), -1)
             local[own] = torch.arange(len(own))
             names = [keys[i] for i in own]
-            given[number] = names, local[place], near, self.names, shares, n, self.on
+            given[number] = names, local[place], near, self.names, shares, n, self.settings, self.on
         told = self.ground.ask_some("best", given)
         return self._merged([told[number] for number in sorted(told)], len(heads), n)
 
