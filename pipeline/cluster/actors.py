@@ -184,7 +184,7 @@ def running(name: str) -> dict[int, list[int]]:
         own, _, rest = one["name"].partition("/")
         if one["namespace"] == NAMESPACE and own == name:
             shard, copy = map(int, rest.split("/"))
-            found.setdefault(shard, []).append(copy)
+            found[shard] = sorted([*found.get(shard, []), copy])
     if not found or sorted(found) != list(range(len(found))):
         raise UserError(
             f"no memory {name!r} runs on this Ray cluster: start it by `python -m pipeline.cluster start`"

@@ -1,5 +1,6 @@
 """What a copy of a shard is asked: searches in two steps, and look-ups by stable keys."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,10 @@ class Copy(Replica):
         super().__init__(folder, settings, encoder, dimension, sync)
         self._naming = Lock()  # labels remember what they have seen
         self._labels: tuple[KnowledgeMemory, dict[str, Labels]] | None = None
+
+    def process(self) -> int:
+        """Return the number of its process."""
+        return os.getpid()
 
     def nearest(self, key: Float[Tensor, "B P"], settings: Memory, on: str = "") -> Near:
         """Return the heads nearest to questions; see `pipeline.memory.searching.Searching.heads`."""
