@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.ask import main as ask
+from pipeline.blocks import Local
 from pipeline.config import CONF, ConfigError, UserError, choices, section
 from pipeline.evaluation.systems import open_system
 from pipeline.evaluation.timeline import Timeline, planned
@@ -70,7 +71,7 @@ class Place:
     def facts(self, content: str | bytes, name: str = "mine.tsv") -> None:
         """Ingest a file of facts."""
         self.written(name, content)
-        ingest.run(Triples(folder=name, snapshots="none"), SPLITS, 0, self.folder / "out")
+        ingest.run(Triples(folder=name, snapshots="none"), SPLITS, Local(kept=None), 0, self.folder / "out")
 
     def opened(self, method: Any, **memory: Any) -> Any:
         """Open the system of a method on the world."""
@@ -112,7 +113,7 @@ def damaged(name: str, content: str | bytes = "no longer what it was") -> Callab
 
 def missing_table(place: Place) -> None:
     (place.world.paths.tables / "facts.parquet").unlink()
-    index.run(place.encoder, memory_settings(), place.world.paths, place.folder / "out")
+    index.run(place.encoder, memory_settings(), place.world.paths, Local(kept=None), place.folder / "out")
 
 
 def no_slots(place: Place) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.blocks import Local
 from pipeline.config import UserError
 from pipeline.kg.facts import Graph, read_table, write_table
 from pipeline.synthesize import synthesize
@@ -19,7 +20,7 @@ LM = LanguageModel(
 
 def run(folder: Path, *overrides: str) -> Path:
     out = folder / "kv"
-    synthesize.run(synthesis(*overrides), LM, paths(folder), 0, out)  # type: ignore[attr-defined]
+    synthesize.run(synthesis(*overrides), LM, paths(folder), Local(kept=None), 0, out)  # type: ignore[attr-defined]
     return out
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.cluster.messages import Best, Named, Near, Slot, Told
+from pipeline.cluster.messages import Best, Named, Near, Slot, Told, distinct
 from pipeline.cluster.replica import Replica
 from pipeline.memory.dates import Periods
 from pipeline.memory.facts import Candidates, Fact, Found, Key, Query
@@ -41,7 +41,7 @@ class Copy(Replica):
             empty = torch.empty(len(key), 0)
             return Near(empty, empty.long(), [], [], relations)
         near, heads = self._scoring(memory, settings).heads(Query(key, key))
-        rows, places = heads.clamp(min=0).unique(return_inverse=True)
+        rows, places = distinct(heads.clamp(min=0))
         keys, texts = ([names[row] for row in rows.tolist()] for names in _listed(memory.entities))
         return Near(near, places, keys, texts, relations)
 
@@ -96,7 +96,7 @@ class Copy(Replica):
         )
 
     def _best(self, memory: KnowledgeMemory, found: Found) -> Best:
-        rows, places = found.candidates.facts.unique(return_inverse=True)
+        rows, places = distinct(found.candidates.facts)
         there = rows[rows >= 0]
         places = places - (len(rows) - len(there))
         candidates = found.candidates._replace(facts=places.clamp(min=-1))

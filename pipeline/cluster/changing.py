@@ -71,8 +71,9 @@ class Changing:
         }
         done = self._carried_out(orders)
         seeing.entities.see(new["entities"].keys, new["entities"].texts)
-        if new["relations"].keys:
-            seeing.add_relations(Named(*map(list, new["relations"][:2]), new["relations"].vectors))
+        its = new["relations"]
+        if its.keys:
+            seeing.add_relations(Named(list(its.keys), list(its.texts), its.vectors))
         counts = len(new["entities"].keys), len(new["relations"].keys)
         return self._receipt(done, [fact.key for fact in facts], counts)
 
@@ -99,10 +100,10 @@ class Changing:
         given = {}
         for number, own in parts.items():
             ends = dict.fromkeys(key for fact in own for key in (fact.head, fact.tail))
-            slots = dict.fromkeys((fact.head, fact.relation) for fact in own) if with_slots else ()
+            slots = dict.fromkeys((fact.head, fact.relation) for fact in own if with_slots)
             given[number] = list(ends), list(dict.fromkeys(fact.relation for fact in own)), list(slots)
         lacking: dict[int, Lacking] = seeing.ask_some("lacking", given)
-        slots = self._slots({slot for its in lacking.values() for slot in its.slots}, parts, progress)
+        worded = self._slots({slot for its in lacking.values() for slot in its.slots}, parts, progress)
         found: dict[int, Vectors] = {}
         for number, its in lacking.items():
             texts = {
@@ -121,7 +122,7 @@ class Changing:
                     relations[key] = seeing.relations.gather(row)[0]
             found[number] = {(key, texts[key]): entities[key].cpu() for key in its.entities}
             found[number] |= {(key, nouns[key]): relations[key].cpu() for key in its.relations}
-            found[number] |= {("", slots[slot][0]): slots[slot][1] for slot in its.slots}
+            found[number] |= {("", worded[slot][0]): worded[slot][1] for slot in its.slots}
         return found
 
     def _slots(

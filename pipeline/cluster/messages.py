@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -125,6 +127,12 @@ class Standing(NamedTuple):
     relations: int
     ready: bool
     """Whether it was let in since its process began."""
+
+
+def distinct(rows: Int[Tensor, "*n"]) -> tuple[Int[Tensor, " m"], Int[Tensor, "*n"]]:
+    """Return the different numbers among `rows`, ascending, and where each of `rows` is in that."""
+    found, place = np.unique(rows.cpu().numpy(), return_inverse=True)
+    return torch.from_numpy(found), torch.from_numpy(place.reshape(rows.shape))
 
 
 def shard_of(key: str, shards: int) -> int:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cluster.messages import Best, Near, Slot, Told, shard_of
+from pipeline.cluster.messages import Best, Near, Slot, Told, distinct, shard_of
 from pipeline.memory.facts import Candidates, Found, Query
 from pipeline.memory.searching import Searching
 from pipeline.memory.settings import Memory
@@ -102,7 +102,7 @@ class ShardedSearching(Searching):
         self, heads: Int[Tensor, "B n"], near: Float[Tensor, "B n"], shares: Float[Tensor, "B R"], n: int
     ) -> Found:
         """Return the n best facts of `heads`, by how near these are and the relations' log-probabilities."""
-        rows, place = heads.masked_fill(near == -torch.inf, -1).unique(return_inverse=True)
+        rows, place = distinct(heads.masked_fill(near == -torch.inf, -1))
         there = rows[rows >= 0]
         place = place - (len(rows) - len(there))  # -1 for none
         keys = self.ground.keys_of(there.tolist())
@@ -141,7 +141,7 @@ class ShardedSearching(Searching):
         facts, scores, entity, relation, places = (
             table.gather(1, chosen) for table in (facts, scores, entity, relation, places)
         )
-        shown = facts.unique()
+        shown, _ = distinct(facts)
         ids = torch.full((len(told) + 1,), -1)
         kept = shown[shown >= 0].tolist()
         ids[kept] = torch.tensor(self.ground.see([told[i] for i in kept]), dtype=torch.long)
@@ -167,7 +167,7 @@ class ShardedSearching(Searching):
 
     def slot_vectors(self, facts: Int[Tensor, "*n"]) -> Float[Tensor, "*n P"]:
         """Return the vectors of the slots of `facts`."""
-        rows, place = facts.unique(return_inverse=True)
+        rows, place = distinct(facts)
         slots = self.ground.slots_of(rows.tolist())
         owner = [shard_of(head, self.shards) for head, _ in slots]
         given = {

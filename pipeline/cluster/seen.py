@@ -3,14 +3,14 @@
 The numbers hold in this process, as long as it lives, whatever becomes of the shards' own rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.cluster.messages import Named
+from pipeline.cluster.messages import Named, distinct
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.labels import Labels
 from pipeline.memory.names import Names
@@ -44,9 +44,9 @@ class SeenNames(Names):
             found = self._ask(wanted)
             self.see(found.keys, found.texts)
 
-    def lacks(self, keys: object) -> bool:
+    def lacks(self, keys: Iterable[str]) -> bool:
         """Return whether one of `keys` isn't known."""
-        wanted = list(keys)  # type: ignore[call-overload]
+        wanted = list(keys)
         self.look_up(wanted)
         return any(key not in self._rows for key in wanted)
 
@@ -68,15 +68,15 @@ class SeenNames(Names):
 
     def gather(self, rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n P"]:
         """Return the vectors of `rows`, which are fetched where they aren't kept."""
-        distinct, place = rows.unique(return_inverse=True)
-        wanted = distinct.tolist()
+        found, place = distinct(rows)
+        wanted = found.tolist()
         near = {row: self._near[row] for row in wanted if row in self._near}
         if missing := [self._keys[row] for row in wanted if row not in near]:
-            found = self._ask(missing)
-            self.keep(found.keys, found.vectors)
-            near |= {self._rows[key]: vector for key, vector in zip(found.keys, found.vectors, strict=True)}
+            came = self._ask(missing)
+            self.keep(came.keys, came.vectors)
+            near |= {self._rows[key]: vector for key, vector in zip(came.keys, came.vectors, strict=True)}
         table = torch.stack([near[row] for row in wanted]) if wanted else torch.empty(0, 0)
-        return table.to(rows.device)[place]
+        return table[place].to(rows.device)
 
 
 class Asking(Protocol):

@@ -119,7 +119,7 @@ class Shard:
             if missing and not accept:
                 raise UserError(
                     f"shard {self.number} of the memory: copy {missing[0]} doesn't answer or is empty, and "
-                    "may know of later changes; start it again, or accept what the others hold by --accept-loss"
+                    "may know of later changes; start it again, or accept what the others hold: --accept"
                 )
             counting = [i for i in latest.members if i in counting] or counting
         if not counting:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.blocks import Mapped, in_turn
 from pipeline.memory.spelling import Spelling
 from pipeline.weights import Encoder, load_encoder
 
@@ -20,15 +21,21 @@ class TextEncoder:
     Args:
         encoder: which weights, and how texts are cut and batched.
         device: where it computes.
+        mapped: maps batches, so that other processes may compute them.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device | str) -> None:
+    def __init__(self, encoder: Encoder, device: torch.device | str, mapped: Mapped = in_turn) -> None:
         self.name = encoder.name
         self.device = torch.device(device)
         self._settings = encoder
+        self._mapped = mapped
         self._model: Any = None
         self._tokenizer: Any = None
         self._spelling: Spelling | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the weights, which are read anew elsewhere."""
+        return self.__dict__ | {"_model": None, "_tokenizer": None, "_spelling": None, "_mapped": in_turn}
 
     @property
     def dimension(self) -> int:
@@ -51,17 +58,24 @@ class TextEncoder:
             list(range(start, min(start + size, len(distinct)))) for start in range(0, len(distinct), size)
         ]
         vectors = torch.empty(len(distinct), self.dimension, device=self.device)
+        computed = self._mapped(self.batch, ([distinct[i] for i in batch] for batch in batches))
         for batch in progress(batches) if progress else batches:
-            tokens = self._tokenizer(
-                [distinct[i] for i in batch],
-                padding=True,
-                truncation=True,
-                max_length=self._settings.max_tokens,
-                return_tensors="pt",
-            ).to(self.device)
-            vectors[batch[0] : batch[-1] + 1] = self.pooled(**tokens)
+            vectors[batch[0] : batch[-1] + 1] = torch.as_tensor(next(computed))
         place = {text: i for i, text in enumerate(distinct)}
         return vectors[torch.tensor([place[text] for text in texts], dtype=torch.long, device=self.device)]
+
+    @torch.no_grad()
+    def batch(self, texts: Sequence[str]) -> Float[Tensor, "n P"]:
+        """Return the unit vectors of texts that are computed together."""
+        self._load()
+        tokens = self._tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._settings.max_tokens,
+            return_tensors="pt",
+        )
+        return self.pooled(**tokens.to(self.device))
 
     def named(self, texts: Mapping[str, str], progress: Progress | None = None) -> Float[Tensor, "n P"]:
         """Return the vectors of texts that name things, by the keys of these."""

@@ -42,9 +42,7 @@ def mended(memory: ShardedMemory, expected: dict[int, list[int]]) -> None:
     assert back == expected
 
 
-def test_actors_are_one_memory_and_outlive_a_killed_one(
-    ray: Any, texts: TextEncoder, tmp_path: Path
-) -> None:
+def test_actors_are_one_memory_and_outlive_a_killed_one(ray: Any, texts: TextEncoder, tmp_path: Path) -> None:
     plan = Plan(
         name="facts",
         folder=tmp_path,

@@ -106,7 +106,7 @@ def test_a_copy_that_returns_holds_what_was_acknowledged_meanwhile(
 
 def test_a_record_that_no_other_copy_got_is_given_up(texts: TextEncoder, tmp_path: Path) -> None:
     made = filled(tmp_path, texts, 1)
-    [[first, second]] = made.copies
+    [[first, _]] = made.copies
     lost = fact(("Q0", "P3", "Q5"))
     first.copy.held.upsert([lost])  # as if it died between its own journal and the other copy
     first.end()
@@ -235,7 +235,9 @@ def test_any_order_of_deaths_returns_and_changes_keeps_what_was_acknowledged(
     expected: dict[Key, None] = {}
     made.memory.upsert([fact(key) for key in FACTS])
     expected |= dict.fromkeys(FACTS)
-    for step in data.draw(st.lists(st.sampled_from(["write", "die", "return", "delete", "merge"]), max_size=10)):
+    for step in data.draw(
+        st.lists(st.sampled_from(["write", "die", "return", "delete", "merge"]), max_size=10)
+    ):
         shard, which = data.draw(st.integers(0, 1)), data.draw(st.integers(0, 1))
         own = made.copies[shard]
         if step == "write":
@@ -246,7 +248,9 @@ def test_any_order_of_deaths_returns_and_changes_keeps_what_was_acknowledged(
             key = data.draw(st.sampled_from(sorted(expected)))
             made.memory.delete([key])
             del expected[key]
-        elif step == "die" and own[1 - which].copy is not None and len(made.memory.shards[shard].members) == 2:
+        elif (
+            step == "die" and own[1 - which].copy is not None and len(made.memory.shards[shard].members) == 2
+        ):
             own[which].end()
         elif step == "return" and own[which].copy is None:
             own[which].start()

@@ -3,15 +3,13 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cluster.sharded import ShardedMemory
-from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
-from pipeline.memory.facts import Fact, Key, Query
+from pipeline.memory.facts import Key
 from pipeline.memory.store import KnowledgeMemory
 from tests.cluster.clusters import NAMES, NOUNS, cluster, fact, same_answers, same_but_for_ties
 from tests.memory.small import ask
@@ -21,7 +19,9 @@ DISTINCT = [f"{name} {'the second' if i == 4 else ''}".strip() for i, name in en
 ENTITY = st.sampled_from([f"Q{i}" for i in range(len(NAMES))])
 KEYS = st.tuples(ENTITY, st.sampled_from([f"P{i}" for i in range(len(NOUNS))]), ENTITY)
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["write", "write", "replace", "delete"]), st.lists(KEYS, min_size=1, max_size=8)),
+    st.tuples(
+        st.sampled_from(["write", "write", "replace", "delete"]), st.lists(KEYS, min_size=1, max_size=8)
+    ),
     min_size=1,
     max_size=4,
 )
