@@ -155,7 +155,7 @@ def computed(name: str, run: Callable[[Any], Any], block: Any) -> Any:
 
 def plain(found: Any) -> Any:
     """Return a table as it is, and a tensor as an array in main memory."""
-    return found if isinstance(found, pa.Table) else np.asarray(found.cpu())
+    return found if isinstance(found, pa.Table | np.ndarray) else np.asarray(found.cpu())
 
 
 def fingerprint(run: Callable[[Any], Any]) -> str:

@@ -29,13 +29,18 @@ class TextEncoder:
         self.device = torch.device(device)
         self._settings = encoder
         self._mapped = mapped
+        self._threads: int | None = None  # here they are as they are
         self._model: Any = None
         self._tokenizer: Any = None
         self._spelling: Spelling | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the weights, which are read anew elsewhere."""
-        return self.__dict__ | {"_model": None, "_tokenizer": None, "_spelling": None, "_mapped": in_turn}
+        """Leave the weights, which are read anew elsewhere, and take the number of threads along.
+
+        On a processor a sum depends in its last bits on how many threads share it.
+        """
+        left = {"_model": None, "_tokenizer": None, "_spelling": None, "_mapped": in_turn}
+        return self.__dict__ | left | {"_threads": torch.get_num_threads()}
 
     @property
     def dimension(self) -> int:
@@ -60,7 +65,8 @@ class TextEncoder:
         vectors = torch.empty(len(distinct), self.dimension, device=self.device)
         computed = self._mapped(self.batch, ([distinct[i] for i in batch] for batch in batches))
         for batch in progress(batches) if progress else batches:
-            vectors[batch[0] : batch[-1] + 1] = torch.as_tensor(next(computed))
+            found = next(computed)  # an array where another process computed it, and not to be written to
+            vectors[batch[0] : batch[-1] + 1] = found if isinstance(found, Tensor) else torch.tensor(found)
         place = {text: i for i, text in enumerate(distinct)}
         return vectors[torch.tensor([place[text] for text in texts], dtype=torch.long, device=self.device)]
 
@@ -139,4 +145,6 @@ class TextEncoder:
     def _load(self) -> None:
         """Fetch the weights at first use, so that a memory can be opened without them."""
         if self._model is None:
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
             self._model, self._tokenizer = load_encoder(self._settings, self.device)

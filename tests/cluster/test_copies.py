@@ -226,7 +226,7 @@ def test_a_memory_is_split_as_it_is(texts: TextEncoder, tmp_path: Path, layout: 
     made.close()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_any_order_of_deaths_returns_and_changes_keeps_what_was_acknowledged(
     texts: TextEncoder, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -41,7 +41,7 @@ def change(memory: KnowledgeMemory | ShardedMemory, step: Step, names: list[str]
     return *found[:1], *map(sorted, found[1:]), [(str(receipt.entities), str(receipt.relations), "")]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     shards=st.sampled_from([1, 2, 5]),
     layout=st.sampled_from(["factored", "slot"]),
@@ -75,7 +75,7 @@ def test_any_search_finds_what_one_memory_finds_in_its_order(
         made.close()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shards=st.sampled_from([1, 2, 5]),
     layout=st.sampled_from(["factored", "slot"]),
