@@ -45,6 +45,7 @@ BESIDE_STAGES = {"serve", "benchmarks", "reporting"}
 COMMANDS = {
     "pipeline.preset",
     "pipeline.ask",
+    "pipeline.cluster",
     "pipeline.benchmark",
     "pipeline.memory",
     "pipeline.repro",

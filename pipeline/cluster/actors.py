@@ -18,6 +18,8 @@ from pipeline.memory.settings import Memory
 from pipeline.ray import connected, ray_or_error
 
 NAMESPACE = "living-memory"
+FOLDER = Path("outputs/cluster")
+"""Where a serving process keeps what it remembers of requests, below a folder of the memory's name."""
 PREFIX = "cluster:"
 PATIENCE = 60.0
 """Seconds after which a copy that doesn't answer counts as gone."""
@@ -224,6 +226,8 @@ def opened(
         UserError: Ray isn't installed or can't be reached, or there is no such memory.
     """
     connected(address.ray)
+    if write:
+        (FOLDER / address.name).mkdir(parents=True, exist_ok=True)
     shards = [
         Shard(
             number,
@@ -233,4 +237,4 @@ def opened(
         )
         for number, copies in sorted(running(address.name).items())
     ]
-    return ShardedMemory(shards, settings, encoder)
+    return ShardedMemory(shards, settings, encoder, FOLDER / address.name)

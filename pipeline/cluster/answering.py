@@ -160,6 +160,11 @@ class Copy(Replica):
         row = memory.known(key)
         return Fact(*key, *memory.named(key)) if row is None else memory.fact(row)
 
+    def some(self) -> Told | None:
+        """Return a fact that holds, None where there is none."""
+        memory = self.memory()
+        return next(iter(_told(memory, memory.page(0, 1))), None)
+
     def periods(self, key: Key) -> Periods:
         """Return when a fact holds."""
         return self.memory().periods(key)

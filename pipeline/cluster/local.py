@@ -8,7 +8,10 @@ import torch
 
 from pipeline.cluster.answering import Copy
 from pipeline.cluster.messages import GoneError, shard_of
+from pipeline.cluster.replica import HELD
+from pipeline.config import UserError
 from pipeline.memory.changes import Change
+from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.names import Names, New
 from pipeline.memory.planning import slot_key
@@ -119,3 +122,26 @@ def _take_slots(memory: KnowledgeMemory, part: KnowledgeMemory) -> None:
     taken = _taken(memory.slots, rows)
     if rows:
         part.slots.restore([slot_key(*pair) for pair in pairs], taken.texts, taken.vectors)
+
+
+def fill(memory: KnowledgeMemory, root: Path, shards: int, replication: int) -> list[int]:
+    """Write a memory to the folders of its copies; return how many facts each shard holds.
+
+    Args:
+        memory: in main memory.
+        root: where the folders are to be; no copy may be there yet.
+        shards: how many.
+        replication: copies of each.
+
+    Raises:
+        UserError: a folder is there, or there is no room.
+    """
+    sizes = []
+    for shard, part in enumerate(split(memory, shards)):
+        for copy in range(replication):
+            folder = folder_of(root, shard, copy)
+            if folder.exists():
+                raise UserError(f"{folder}: is there already; name another folder, or remove it")
+            DurableMemory.begun(folder / HELD, memory.settings, memory.encoder, start=part).close()
+        sizes.append(len(part))
+    return sizes

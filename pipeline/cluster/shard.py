@@ -97,6 +97,7 @@ class Shard:
         """Those that take part, the one that is asked first in front."""
         self._changing = RLock()
         self._term = 0
+        self._write = write
         found = {i: standing for i in range(len(copies)) if (standing := self._standing(i)) is not None}
         if write:
             self._begin(found, accept)
@@ -180,6 +181,8 @@ class Shard:
         Raises:
             UserError: it is refused, and nothing is changed; or no copy is left.
         """
+        if not self._write:
+            raise UserError("the memory is open for reading; open it for writing to change it")
         with self._changing:
             while True:
                 if not self.members:
@@ -218,6 +221,8 @@ class Shard:
 
     def mend(self) -> list[int]:
         """Let in the copies that answer again, once they hold what the others do; return which."""
+        if not self._write:
+            return []
         with self._changing:
             if not any(map(self._is_ready, self.members)):
                 return self._begun_again()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import RLock
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.cluster.searching import ShardedSearching
 from pipeline.cluster.seeing import Seeing
 from pipeline.cluster.seen import SeenLabels, SeenNames
 from pipeline.cluster.shard import Shard
+from pipeline.config import UserError
 from pipeline.memory.dates import Periods
 from pipeline.memory.dating import written
 from pipeline.memory.encoder import Progress, TextEncoder
@@ -36,11 +38,15 @@ class ShardedMemory:
         shards: all of them, in order.
         settings: layout and sizes of the search, which every shard was opened with.
         encoder: turns questions and the names of new things into vectors.
+        folder: of this process, for what it keeps besides.
     """
 
-    def __init__(self, shards: Sequence[Shard], settings: Memory, encoder: TextEncoder) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], settings: Memory, encoder: TextEncoder, folder: Path = Path()
+    ) -> None:
         self.settings = settings
         self.encoder = encoder
+        self.folder = folder
         self._seeing = Seeing(shards, encoder)
         self._date = ""
         self._writing = RLock()
@@ -69,12 +75,12 @@ class ShardedMemory:
     @property
     def version(self) -> int:
         """A number that grows with every change."""
-        return sum(shard_version for shard_version in self._changing.versions)
+        return sum(self._changing.versions)
 
     @property
-    def on(self) -> str:
-        """Date that the memory stands at; empty where no fact has a period."""
-        return self._changing.on
+    def chronicle(self) -> Changing:
+        """What knows the date that the memory stands at."""
+        return self._changing
 
     def __len__(self) -> int:
         return sum(self._seeing.ask_all("size", self._date))
@@ -139,6 +145,11 @@ class ShardedMemory:
         """Return the fact with the id `row`, names included, and the dates that count now."""
         return self._seeing.fact(row, self._date)
 
+    def some_fact(self) -> Fact:
+        """Return a fact that holds; there must be one."""
+        found = next(told for told in self._seeing.ask_all("some") if told is not None)
+        return self.fact(self._seeing.see([found])[0])
+
     def text(self, row: int) -> str:
         """Return the fact as the sentence that a language model reads."""
         head, relation, tail = self._seeing.names(row)
@@ -182,6 +193,28 @@ class ShardedMemory:
         """Return the ids of the live facts whose head is `entity`."""
         head = self.entities.keys[entity]
         return self._seeing.see(self._seeing.ask_one(head, "facts_of", head, self._date))
+
+    def facts_to(self, entity: int, most: int) -> list[int] | None:
+        """Return None: facts are kept by their heads, and all shards would have to look at all of theirs."""
+        return None
+
+    def page(self, start: int, count: int) -> list[int]:
+        """Refuse to list facts by their ids, which they get only as they are seen.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("a memory in shards doesn't list all of its facts; ask for those of a head")
+
+    def snapshot(self, folder: Path) -> None:
+        """Refuse to write all facts to one folder.
+
+        Raises:
+            UserError: always; the text says where they are.
+        """
+        raise UserError(
+            "a memory in shards isn't written to one folder; copy the folders of its shards, one copy of each"
+        )
 
     def slot(self, head: int, relation: int) -> list[int]:
         """Return the ids of the live facts of a slot."""
@@ -256,8 +289,6 @@ class ShardedMemory:
 
     def _check(self) -> None:
         if self._date:
-            from pipeline.config import UserError
-
             raise UserError(f"what held as of {self._date} can't be changed; change the memory that it is of")
 
     def mend(self) -> dict[int, list[int]]:

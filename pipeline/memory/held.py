@@ -166,6 +166,10 @@ class HeldFacts:
         period = self.chronicle.shown(row)
         return Fact(*self.key(row), *self._named(row), period.start, period.end, period.source)
 
+    def some_fact(self) -> Fact:
+        """Return a fact that holds; there must be one."""
+        return self.fact(int(self.alive.argmax()))
+
     def key(self, row: int) -> Key:
         """Return the stable key of the fact with the id `row`."""
         return self._keys_of(self._facts.at(np.array([row]))[0].tolist())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from threading import RLock
 
+from pipeline.cluster.sharded import ShardedMemory
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.statements import Editor
 from pipeline.serve.engine import Engine
@@ -19,7 +20,8 @@ class Service:
     settings: Serve
     session: Session
     memory: DurableMemory
-    """Its own locks let changes follow each other; searches don't wait for them."""
+    """Or one in shards, which answers to the same: `pipeline.memory.interface.Knowledge`, and has a folder. Its
+    own locks let changes follow each other; searches don't wait for them."""
     editor: Editor
     """What names mean. Hold `naming` while you use it: it remembers what it has seen."""
     engine: Engine
@@ -41,7 +43,7 @@ class Service:
             settings.adapter, settings.memory, settings.facts, write=True, sync=settings.sync
         )
         memory = session.system.memory
-        assert isinstance(memory, DurableMemory)
+        assert isinstance(memory, DurableMemory | ShardedMemory)
         metrics = Metrics()
         engine = Engine(session, settings, metrics)
         metrics.watch("waiting", "Questions that wait for a place.", lambda: engine.waiting)

@@ -7,11 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cluster.local import Direct, folder_of, split
+from pipeline.cluster.local import Direct, fill, folder_of
 from pipeline.cluster.messages import FencedError, GoneError
 from pipeline.cluster.sharded import ShardedMemory
 from pipeline.config import UserError
-from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Key
 from pipeline.memory.store import KnowledgeMemory
@@ -208,13 +207,12 @@ def test_a_memory_is_split_as_it_is(texts: TextEncoder, tmp_path: Path, layout: 
     single.upsert([fact(key) for key in FACTS], on="2020")
     single.upsert([fact(key) for key in LATER], replace=True, on="2021")
     single.upsert([fact((f"Q{i}", f"P{i % 4}", "Q6")) for i in range(4)], replace=True, on="2022")
-    for shard, part in enumerate(split(single, 3)):
-        for copy in range(2):
-            folder = folder_of(tmp_path, shard, copy) / "memory"
-            DurableMemory.begun(folder, chosen, texts, start=part).close()
+    assert sum(fill(single, tmp_path, 3, 2)) == len(single)
+    with pytest.raises(UserError, match="is there already"):
+        fill(single, tmp_path, 3, 2)
     made = cluster(tmp_path, chosen, texts, 3, replication=2)
     query = ask(texts, 4)
-    assert made.memory.on == single.chronicle.on
+    assert made.memory.chronicle.on == single.chronicle.on
     for on in ("", "2020-06", "2021-06"):
         one, other = (single.as_of(on), made.memory.as_of(on)) if on else (single, made.memory)
         assert len(one) == len(other)
