@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.cluster.answering import Copy
 from pipeline.cluster.local import folder_of
+from pipeline.cluster.mending import Mending
 from pipeline.cluster.messages import GoneError
 from pipeline.cluster.shard import Shard
 from pipeline.cluster.sharded import ShardedMemory
@@ -237,4 +238,7 @@ def opened(
         )
         for number, copies in sorted(running(address.name).items())
     ]
-    return ShardedMemory(shards, settings, encoder, FOLDER / address.name)
+    memory = ShardedMemory(shards, settings, encoder, FOLDER / address.name)
+    if write:
+        Mending(shards)
+    return memory

@@ -95,6 +95,8 @@ class Shard:
         self.copies = copies
         self.members: list[int] = []
         """Those that take part, the one that is asked first in front."""
+        self.doubted = False
+        """Whether a copy that takes part didn't answer, so that `mend` should look after it."""
         self._changing = RLock()
         self._term = 0
         self._write = write
@@ -171,7 +173,8 @@ class Shard:
         return Asked(self, what, given)
 
     def rest(self, copy: int | None) -> None:
-        """Ask a copy last from now on."""
+        """Ask a copy last from now on, and look after it."""
+        self.doubted = True
         if copy in self.members:
             self.members = [i for i in self.members if i != copy] + [copy]
 
@@ -239,6 +242,7 @@ class Shard:
                     came.append(copy)
             if came:
                 self._admit(sorted({*self.members, *came}))
+            self.doubted = not all(map(self._is_ready, self.members))
             return came
 
     def _begun_again(self) -> list[int]:

@@ -1,5 +1,6 @@
 """Copies of a shard: what was acknowledged outlives one of them, and one that returns catches up."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cluster.local import Direct, fill, folder_of
+from pipeline.cluster.mending import Mending
 from pipeline.cluster.messages import FencedError, GoneError
 from pipeline.cluster.sharded import ShardedMemory
 from pipeline.config import UserError
@@ -100,6 +102,22 @@ def test_a_copy_that_returns_holds_what_was_acknowledged_meanwhile(
     assert held(made.memory) == {*FACTS, *LATER} - set(FACTS[:3])
     made.memory.upsert([fact(FACTS[0])])
     assert FACTS[0] in held(made.memory)
+    made.close()
+
+
+def test_a_copy_that_died_between_changes_is_let_in_by_itself(texts: TextEncoder, tmp_path: Path) -> None:
+    made = filled(tmp_path, texts)
+    Mending(made.memory.shards, every=0.01)
+    for own in made.copies:
+        own[0].end()
+        own[0].start()
+    made.memory.search(ask(texts, 1))  # which notices it
+    ends = time.monotonic() + 20
+    while any(shard.doubted for shard in made.memory.shards) and time.monotonic() < ends:
+        time.sleep(0.01)
+    for own in made.copies:
+        assert own[0].copy.memory() is not None, "it counts again"
+    alike(made, texts)
     made.close()
 
 
