@@ -1,15 +1,13 @@
 """One shard: its copies, of which every one that counts takes each change before it is acknowledged."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import RLock
 from typing import Any, Protocol
 
+from pipeline.cluster.catching import Calling, bring_up
 from pipeline.cluster.messages import Done, FencedError, GoneError, Order, Standing
 from pipeline.config import UserError
-
-PIECE = 1 << 24
-"""Bytes that are copied at once."""
 
 log = logging.getLogger(__name__)
 
@@ -261,41 +259,12 @@ class Shard:
 
     def _brought_up(self, copy: int, standing: Standing, leader: int, held: Standing) -> bool:
         """Let `copy` hold what `leader` does; return whether that went well."""
-        own, other = self._calling(copy), self._calling(leader)
         try:
-            if self._begins_as(standing, held, own, other):
-                missing = other("since", standing.version)
-                if missing is not None:
-                    own("follow", 0, standing.version, [payload for _, payload in missing])
-                    return True
-            files = other("files")
-            own("empty")
-            for name, size in files.items():
-                for start in range(0, max(size, 1), PIECE):
-                    own("put", name, other("piece", name, start, PIECE))
-            own("filled")
+            bring_up(self._calling(copy), standing, self._calling(leader), held)
         except (GoneError, UserError) as error:
             log.warning("shard %d: copy %d can't be brought up to date (%s)", self.number, copy, error)
             return False
         return True
 
-    def _calling(self, copy: int) -> Callable[..., Any]:
+    def _calling(self, copy: int) -> Calling:
         return lambda what, *given: self.copies[copy].begin(what, *given).result()
-
-    def _begins_as(
-        self, standing: Standing, held: Standing, own: Callable[..., Any], other: Callable[..., Any]
-    ) -> bool:
-        """Return whether what the leader holds begins with what a copy holds.
-
-        In one term, all copies take the same records in the same order. A copy of an earlier term may hold
-        one record at its end that the others never got, and that was never acknowledged.
-        """
-        if standing.version > held.version:
-            return False
-        if standing.term == held.term:
-            return standing.term > 0 or (standing.version, standing.facts) == (held.version, held.facts)
-        last = own("last")
-        if standing.term == 0 or last is None:
-            return False
-        since = other("since", last[0])
-        return bool(since) and since[0] == last

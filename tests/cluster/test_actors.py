@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster.actors import NAMESPACE, Address, Plan, name_of, opened, running, start, stop
+from pipeline.cluster.__main__ import run
+from pipeline.cluster.actors import NAMESPACE, Address, name_of, opened, running
 from pipeline.cluster.sharded import ShardedMemory
 from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Key
 from pipeline.memory.store import KnowledgeMemory
+from pipeline.weights import Encoder
 from tests.cluster.clusters import fact, same_answers
 from tests.memory.small import ask
 from tests.tiny import memory_settings
@@ -39,18 +41,12 @@ def mended(memory: ShardedMemory) -> None:
     assert [sorted(shard.members) for shard in memory.shards] == [[0, 1], [0, 1]]
 
 
-def test_actors_are_one_memory_and_outlive_a_killed_one(ray: Any, texts: TextEncoder, tmp_path: Path) -> None:
-    plan = Plan(
-        name="facts",
-        folder=tmp_path,
-        shards=2,
-        replication=2,
-        settings=CHOSEN,
-        encoder=texts.name,
-        dimension=texts.dimension,
-        sync="always",
-    )
-    assert start(plan) == [name_of("facts", i, j) for i in range(2) for j in range(2)]
+def test_actors_are_one_memory_and_outlive_a_killed_one(
+    ray: Any, encoder: Encoder, texts: TextEncoder, tmp_path: Path
+) -> None:
+    place = ["--folder", str(tmp_path), "--shards", "2", "--replication", "2"]
+    names = [name_of("facts", i, j) for i in range(2) for j in range(2)]
+    assert run(["start", "facts", *place], CHOSEN, encoder) == {"running": names}
     assert running("facts") == {0: [0, 1], 1: [0, 1]}
     single, memory = KnowledgeMemory(CHOSEN, texts), opened(Address("facts", "auto"), CHOSEN, texts)
     for one in (single, memory):
@@ -75,7 +71,20 @@ def test_actors_are_one_memory_and_outlive_a_killed_one(ray: Any, texts: TextEnc
     assert len(memory) == len(single) == len(FACTS) + len(LATER) - 2
     with pytest.raises(UserError, match="comes without a name"):
         memory.upsert([type(fact(FACTS[0]))("Q77", "P0", "Q1")])
-    assert stop("facts") == 4
+    told = run(["status", "facts"], CHOSEN, encoder)["copies"]
+    assert list(told) == names
+    assert told["facts/1/0"] == told["facts/1/1"]
+    assert told["facts/1/0"]["members"] == (0, 1)
+    assert run(["stop", "facts"], CHOSEN, encoder) == {"ended": 4}
+    with pytest.raises(UserError, match="no memory 'facts' runs on this Ray cluster"):
+        run(["status", "facts"], CHOSEN, encoder)
+
+
+def test_a_command_that_makes_no_sense_says_why(encoder: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--shards must be at least 1, not 0"):
+        run(["split", "nowhere", "--folder", str(tmp_path), "--shards", "0"], CHOSEN, encoder)
+    with pytest.raises(UserError, match="nowhere"):
+        run(["split", "nowhere", "--folder", str(tmp_path)], CHOSEN, encoder)
 
 
 def test_an_address_names_a_memory() -> None:
