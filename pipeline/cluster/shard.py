@@ -57,6 +57,7 @@ class Asked:
             UserError: no copy answers.
         """
         pending, others = self._pending, [m for m in self._shard.members if m != self._first]
+        looked = False
         while True:
             try:
                 if pending is not None:
@@ -64,6 +65,8 @@ class Asked:
             except GoneError as error:
                 log.warning("shard %d: a copy is gone (%s)", self._shard.number, error)
                 self._shard.rest(self._first)
+            if not others and not looked:
+                others, looked = self._shard.looked_for(), True
             if not others:
                 raise UserError(
                     f"shard {self._shard.number} of the memory: no copy answers; look at the processes "
@@ -102,8 +105,19 @@ class Shard:
         if write:
             self._begin(found, accept)
         else:
-            latest = max((standing.term for standing in found.values()), default=0)
-            self.members = [i for i, its in found.items() if its.ready and its.term == latest]
+            self._read_from(found)
+
+    def looked_for(self) -> list[int]:
+        """Return the copies that count now, for one who only reads; who writes knows them."""
+        if not self._write:
+            found = {i: its for i in range(len(self.copies)) if (its := self._standing(i)) is not None}
+            self._read_from(found)
+            return self.members
+        return []
+
+    def _read_from(self, found: dict[int, Standing]) -> None:
+        latest = max((standing.term for standing in found.values()), default=0)
+        self.members = [i for i, its in found.items() if its.ready and its.term == latest]
 
     def _standing(self, copy: int) -> Standing | None:
         try:

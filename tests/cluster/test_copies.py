@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.cluster.local import Direct, fill, folder_of
 from pipeline.cluster.mending import Mending
 from pipeline.cluster.messages import FencedError, GoneError
+from pipeline.cluster.shard import Shard
 from pipeline.cluster.sharded import ShardedMemory
 from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
@@ -178,8 +179,6 @@ def test_without_any_copy_a_question_is_refused_and_all_return(texts: TextEncode
 
 
 def test_another_opening_fences_the_one_before(texts: TextEncoder, tmp_path: Path) -> None:
-    from pipeline.cluster.shard import Shard
-
     made = filled(tmp_path, texts)
     again = ShardedMemory([Shard(i, own) for i, own in enumerate(made.copies)], CHOSEN, texts)
     with pytest.raises(FencedError, match="another process has opened the memory for writing"):
@@ -189,18 +188,31 @@ def test_another_opening_fences_the_one_before(texts: TextEncoder, tmp_path: Pat
     made.close()
 
 
-def test_a_stale_copy_alone_is_refused_unless_accepted(texts: TextEncoder, tmp_path: Path) -> None:
-    from pipeline.cluster.shard import Shard
+def test_a_reader_goes_over_to_copies_that_came_later(texts: TextEncoder, tmp_path: Path) -> None:
+    made = filled(tmp_path, texts, 1)
+    [own] = made.copies
+    own[1].end()
+    made.memory.upsert([fact(LATER[0])])
+    reader = ShardedMemory([Shard(0, own, write=False)], CHOSEN, texts)
+    own[1].start()
+    assert made.memory.mend() == {0: [1]}
+    own[0].end()
+    assert held(reader) == {*FACTS, LATER[0]}
+    with pytest.raises(UserError, match="the memory is open for reading"):
+        reader.upsert([fact(LATER[1])])
+    assert reader.mend() == {}
+    made.close()
 
+
+def test_a_stale_copy_alone_is_refused_unless_accepted(texts: TextEncoder, tmp_path: Path) -> None:
     made = filled(tmp_path, texts, 1)
     [[first, second]] = made.copies
     first.end()
     made.memory.upsert([fact(LATER[0])])
     second.end()
     first.start()
-    second_gone = Shard
     with pytest.raises(UserError, match="copy 1 doesn't answer or is empty, and may know of later changes"):
-        second_gone(0, [first, second])
+        Shard(0, [first, second])
     Shard(0, [first, second], accept=True)
     made.close()
 
