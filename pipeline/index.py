@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pipeline.blocks import Local, Ray
 from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph
+from pipeline.mapping import Local, Ray
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.graph import facts_of_graph, live_ids
 from pipeline.memory.settings import Memory

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline.blocks import Local, Mapped, Ray, in_turn
+from pipeline.blocks import Mapped, in_turn
 from pipeline.config import stage
 from pipeline.kg.build import build
 from pipeline.kg.sources.codex import Codex
@@ -18,6 +18,7 @@ from pipeline.kg.sources.wikidata5m import Wikidata5M
 from pipeline.kg.sources.wikidata_slice import WikidataSlice
 from pipeline.kg.sources.world import World
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local, Ray
 
 Data = (
     World

@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm
 
-from pipeline.blocks import Local, Ray
 from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph, read_table, write_table
 from pipeline.kg.leakage import leakage
@@ -22,6 +21,7 @@ from pipeline.kg.synthesis import Rows, diversity, kg2kv, mirrored, usable
 from pipeline.kg.synthetic import ATTRIBUTES, Synthetic, synthetic
 from pipeline.kg.wording import Limits, Wording
 from pipeline.kg.writers import Endpoint, LocalWriter
+from pipeline.mapping import Local, Ray
 from pipeline.weights import LanguageModel, load_language_model
 
 log = logging.getLogger(__name__)

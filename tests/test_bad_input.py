@@ -13,7 +13,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.ask import main as ask
-from pipeline.blocks import Local
 from pipeline.config import CONF, ConfigError, UserError, choices, section
 from pipeline.evaluation.systems import open_system
 from pipeline.evaluation.timeline import Timeline, planned
@@ -25,6 +24,7 @@ from pipeline.kg.nouns import read_table as noun_table
 from pipeline.kg.sources.codex import Codex
 from pipeline.kg.sources.temporalwiki import TemporalWiki
 from pipeline.kg.sources.triples import Triples
+from pipeline.mapping import Local
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact
 from pipeline.memory.store import KnowledgeMemory
@@ -186,7 +186,7 @@ CASES: dict[str, tuple[Callable[[Place], Any], str]] = {
     ),
     "params.yaml names a group that is not there": (
         params("dta: world\n"),
-        r"no group 'dta'; the groups are ablation, asof, campaign, data, ",
+        r"no group 'dta'; the groups are ablation, asof, blocks, campaign, data, ",
     ),
     "params.yaml holds something else": (
         params("- world\n"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.blocks import Local
 from pipeline.config import UserError
 from pipeline.index import index
+from pipeline.mapping import Local
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Query
 from pipeline.memory.store import KnowledgeMemory

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.blocks import Local
 from pipeline.config import UserError
 from pipeline.ingest import ingest
 from pipeline.kg.facts import SCHEMAS, Graph, read_table
 from pipeline.kg.sources import Entity, Extract, Triple
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local
 from tests.worlds import tiny_world
 
 SPLITS = Splits(valid=0.2, test=0.3, unseen_relations=0.1)

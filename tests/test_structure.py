@@ -23,6 +23,7 @@ MODULES = sorted(file.relative_to(ROOT).as_posix() for file in PIPELINE.rglob("*
 LAYERS = {
     "blocks": 0,
     "config": 0,
+    "mapping": 0,
     "packages": 0,
     "ray": 0,
     "shapes": 0,

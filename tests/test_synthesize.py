@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.blocks import Local
 from pipeline.config import UserError
 from pipeline.kg.facts import Graph, read_table, write_table
+from pipeline.mapping import Local
 from pipeline.synthesize import synthesize
 from pipeline.weights import LanguageModel
 from tests.kg.graphs import paths, synthesis, write_graph

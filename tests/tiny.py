@@ -28,13 +28,13 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.blocks import Local
 from pipeline.config import Paths
 from pipeline.index import index
 from pipeline.kg.build import build
 from pipeline.kg.facts import Graph
 from pipeline.kg.sources import Entity, Extract, SourceQuestion, Triple
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local
 from pipeline.memory.settings import Memory
 from pipeline.synthesize import synthesize
 from pipeline.weights import Encoder, LanguageModel

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.blocks import Kept, Local, Ray, fingerprint
 from pipeline.config import UserError
 from pipeline.index import index
 from pipeline.kg import synthesis as rows_of
 from pipeline.kg.sources import large
 from pipeline.kg.sources.wikidata5m import PARTS
+from pipeline.mapping import Kept, Local, Ray, fingerprint
 from pipeline.memory.encoder import TextEncoder
 from pipeline.synthesize import synthesize
 from pipeline.weights import Encoder

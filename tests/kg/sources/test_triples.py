@@ -1,12 +1,12 @@
 import pytest
 
-from pipeline.blocks import Local
 from pipeline.config import UserError
 from pipeline.ingest import ingest
 from pipeline.kg.facts import Graph
 from pipeline.kg.sources import Triple
 from pipeline.kg.sources.triples import Triples, read_triples
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local
 
 MINE = Triples(folder="mine", snapshots="none")
 FACTS = "Aland\tcapital\tPariston\nBorland\tcapital\tLyonia\n"
