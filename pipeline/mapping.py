@@ -222,8 +222,9 @@ class _Hashing(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        self._into.update(content)
-        return len(content) if isinstance(content, bytes) else content.nbytes
+        view = memoryview(content)
+        self._into.update(view)
+        return view.nbytes
 
 
 @contextmanager

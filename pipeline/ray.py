@@ -41,7 +41,7 @@ def connected(address: str, cpus: int | None = None) -> Any:
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
     try:
         if address == LOCAL:
-            ray.init(num_cpus=cpus, object_store_memory=STORE, **quiet)
+            ray.init(address=LOCAL, num_cpus=cpus, object_store_memory=STORE, **quiet)
         else:
             ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -1,11 +1,13 @@
 """Blocks give the same wherever they are computed, and again after a death; nothing is lost or done twice."""
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -70,7 +72,10 @@ def test_a_finished_block_is_of_its_function_and_its_input(tmp_path: Path) -> No
     one, other = (fingerprint(Squares(tmp_path / name)) for name in ("one", "other"))
     names = {kept.file(name, block) for name in (one, other) for block in BLOCKS}
     assert len(names) == 2 * len(BLOCKS)
-    assert kept.file(one, BLOCKS[0]) == Kept(tmp_path).file(one, BLOCKS[0].copy())
+    large = pa.array([f"a name of some length {i}" for i in range(10_000)])
+    for block in (BLOCKS[0], np.arange(100_000), (large, np.arange(100_000))):
+        assert kept.file(one, block) == Kept(tmp_path).file(one, copy.deepcopy(block))
+    assert kept.file(one, np.arange(100_000)) != kept.file(one, np.arange(1, 100_001))
 
 
 def test_blocks_are_read_only_as_they_are_taken(ray: Any, tmp_path: Path) -> None:
