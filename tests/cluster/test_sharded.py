@@ -2,7 +2,9 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,16 +43,17 @@ def change(memory: KnowledgeMemory | ShardedMemory, step: Step, names: list[str]
     return *found[:1], *map(sorted, found[1:]), [(str(receipt.entities), str(receipt.relations), "")]
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    shards=st.sampled_from([1, 2, 5]),
-    layout=st.sampled_from(["factored", "slot"]),
-    steps=STEPS,
-    hops=st.sampled_from([1, 2]),
-    sizes=st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 4)),
-    seed=st.integers(0, 99),
-)
-def test_any_search_finds_what_one_memory_finds_in_its_order(
+DRAWN = {
+    "shards": st.sampled_from([1, 2, 5]),
+    "layout": st.sampled_from(["factored", "slot"]),
+    "steps": STEPS,
+    "hops": st.sampled_from([1, 2]),
+    "sizes": st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 4)),
+    "seed": st.integers(0, 99),
+}
+
+
+def compared(
     texts: TextEncoder,
     shards: int,
     layout: str,
@@ -59,6 +62,7 @@ def test_any_search_finds_what_one_memory_finds_in_its_order(
     sizes: tuple[int, int, int],
     seed: int,
 ) -> None:
+    """Hold that a memory in shards finds what one memory finds after the same changes."""
     chosen = memory_settings(layout=layout, entities=sizes[0], N=sizes[1], k=1, beam=sizes[2])
     single = KnowledgeMemory(chosen, texts)
     with TemporaryDirectory() as folder:
@@ -73,6 +77,19 @@ def test_any_search_finds_what_one_memory_finds_in_its_order(
             same_answers(single, single.score(query, found.facts, found.via), made.memory, scored)
             assert torch.equal(single.keys(found.facts), made.memory.keys(others.facts))
         made.close()
+
+
+@settings(max_examples=30, deadline=None)
+@given(**DRAWN)
+def test_any_search_finds_what_one_memory_finds_in_its_order(texts: TextEncoder, **drawn: Any) -> None:
+    compared(texts, **drawn)
+
+
+@pytest.mark.soak
+@settings(max_examples=1000, deadline=None)
+@given(**DRAWN)
+def test_a_thousand_searches_find_what_one_memory_finds(texts: TextEncoder, **drawn: Any) -> None:
+    compared(texts, **drawn)
 
 
 @settings(max_examples=15, deadline=None)
