@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pipeline.cluster.catching import Calling, bring_up
 from pipeline.cluster.messages import Done, FencedError, GoneError, Order, Standing
 from pipeline.config import UserError
+from pipeline.memory.journal import JournalError
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +207,11 @@ class Shard:
                 try:
                     done: Done = self.copies[first].begin("change", self._term, order).result()
                 except GoneError as error:  # whether it wrote the change or not, it has to ask the others
+                    self._lose([first], str(error))
+                    continue
+                except JournalError as error:  # its disk fails, which need not be so with the others
+                    if not others:
+                        raise
                     self._lose([first], str(error))
                     continue
                 asked = [

@@ -137,16 +137,23 @@ def test_a_record_that_no_other_copy_got_is_given_up(texts: TextEncoder, tmp_pat
     made.close()
 
 
-def test_a_copy_that_fails_to_write_is_left_out(texts: TextEncoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_copy_that_fails_to_write_is_left_out(texts: TextEncoder, tmp_path: Path, which: int) -> None:
     made = filled(tmp_path, texts, 1)
-    [[_, second]] = made.copies
-    second.copy.held.journal.refuse("its disk is full")
+    [own] = made.copies
+    own[which].copy.held.journal.refuse("its disk is full")
     made.memory.upsert([fact(LATER[0])])
-    assert second.copy is None
+    assert own[which].copy is None
     assert LATER[0] in held(made.memory)
-    second.start()
-    assert made.memory.mend() == {0: [1]}
+    own[which].start()
+    assert made.memory.mend() == {0: [which]}
     alike(made, texts)
+    own[1 - which].end()
+    made.memory.upsert([fact(LATER[1])])
+    own[which].copy.held.journal.refuse("its disk is full")
+    with pytest.raises(UserError, match="takes no further change, as its disk is full"):
+        made.memory.upsert([fact(LATER[2])])
+    assert LATER[1] in held(made.memory)
     made.close()
 
 
