@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.actors import Address
 from pipeline.config import ConfigError, UserError
 from pipeline.memory import generations
 from pipeline.memory.dates import Period
@@ -75,7 +76,10 @@ def ask(words: Sequence[str]) -> str:
     if not (given.question.strip() or given.experiments or changed or looked):
         return parser.format_help()
     _check(given, changed)
-    write = bool(given.save and given.memory and generations.current(given.memory))
+    kept = given.memory is not None and (
+        Address.parsed(str(given.memory)) is not None or generations.current(given.memory) is not None
+    )
+    write = bool(given.save and kept)
     memory = given.memory if write or not given.facts else None
     session = Session.open(given.adapter, memory, given.facts, given.k, write)
     if given.as_of:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.config import Paths, stage
 from pipeline.kg.facts import Graph
+from pipeline.mapping import Local, Ray
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.graph import facts_of_graph, live_ids
 from pipeline.memory.settings import Memory
@@ -21,20 +22,21 @@ log = logging.getLogger(__name__)
 
 
 @stage
-def index(encoder: Encoder, memory: Memory, paths: Paths, out: Path) -> None:
+def index(encoder: Encoder, memory: Memory, paths: Paths, blocks: Local | Ray, out: Path) -> None:
     """Encode every name once and write a memory that both layouts can open."""
     graph = Graph.read(paths.tables, relations=paths.kv)
     began = time.perf_counter()
-    texts = TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu")
-    filled = KnowledgeMemory(memory, texts)
+    with blocks.mapping() as mapped:
+        texts = TextEncoder(encoder, "cuda" if torch.cuda.is_available() else "cpu", mapped)
+        filled = KnowledgeMemory(memory, texts)
 
-    def bar(batches: Iterable[list[int]]) -> Iterable[list[int]]:
-        shown: Iterable[list[int]] = tqdm(batches, desc="index", unit="batch")
-        return shown
+        def bar(batches: Iterable[list[int]]) -> Iterable[list[int]]:
+            shown: Iterable[list[int]] = tqdm(batches, desc="index", unit="batch")
+            return shown
 
-    receipt = filled.upsert(facts_of_graph(graph, live_ids(graph, 0)), progress=bar)
-    filled.add_slots(progress=bar)
-    filled.snapshot(out)
+        receipt = filled.upsert(facts_of_graph(graph, live_ids(graph, 0)), progress=bar)
+        filled.add_slots(progress=bar)
+        filled.snapshot(out)
     figures = {
         "encoder": encoder.name,
         "dimension": texts.dimension,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from pipeline.blocks import Mapped, in_turn
 from pipeline.config import stage
 from pipeline.kg.build import build
 from pipeline.kg.sources.codex import Codex
@@ -17,6 +18,7 @@ from pipeline.kg.sources.wikidata5m import Wikidata5M
 from pipeline.kg.sources.wikidata_slice import WikidataSlice
 from pipeline.kg.sources.world import World
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local, Ray
 
 Data = (
     World
@@ -37,16 +39,17 @@ Data = (
 class Writer(Protocol):
     """A source that writes the tables itself: it samples by fold, or is too large to be held in memory."""
 
-    def write(self, splits: Splits, seed: int, out: Path) -> dict[str, Any]:
+    def write(self, splits: Splits, seed: int, out: Path, mapped: Mapped = in_turn) -> dict[str, Any]:
         """Write the tables to `out` and return the counts, as `pipeline.kg.build.build` does."""
         ...
 
 
 @stage
-def ingest(data: Data, splits: Splits, seed: int, out: Path) -> None:
+def ingest(data: Data, splits: Splits, blocks: Local | Ray, seed: int, out: Path) -> None:
     """Write entities, relations, facts, changes, questions (Parquet) and ingest.json (counts) to `out`."""
     if isinstance(data, Writer):
-        counts = data.write(splits, seed, out)
+        with blocks.mapping() as mapped:
+            counts = data.write(splits, seed, out, mapped)
     else:
         counts = build(data.extract(), splits, seed, out)
     text = json.dumps(counts, indent=1, ensure_ascii=False)

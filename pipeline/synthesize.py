@@ -21,6 +21,7 @@ from pipeline.kg.synthesis import Rows, diversity, kg2kv, mirrored, usable
 from pipeline.kg.synthetic import ATTRIBUTES, Synthetic, synthetic
 from pipeline.kg.wording import Limits, Wording
 from pipeline.kg.writers import Endpoint, LocalWriter
+from pipeline.mapping import Local, Ray
 from pipeline.weights import LanguageModel, load_language_model
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,9 @@ class Synthesis:
 
 
 @stage
-def synthesize(synthesis: Synthesis, lm: LanguageModel, paths: Paths, seed: int, out: Path) -> None:
+def synthesize(
+    synthesis: Synthesis, lm: LanguageModel, paths: Paths, blocks: Local | Ray, seed: int, out: Path
+) -> None:
     """Write relations (with nouns), kv, synthetic, questions and synthesize.json to `out`."""
     graph = Graph.read(paths.tables)
     relations = list(zip(graph.relations["key"].to_pylist(), graph.relation_labels, strict=True))
@@ -66,7 +69,8 @@ def synthesize(synthesis: Synthesis, lm: LanguageModel, paths: Paths, seed: int,
     columns = {name: graph.relations[name] for name in ("id", "key", "label")}
     write_table(out, "relations", columns | {"noun_tail": nouns[0], "noun_head": nouns[1]})
 
-    facts = kg2kv(graph, nouns, synthesis.rows, synthesis.wording.train, seed)
+    with blocks.mapping() as mapped:
+        facts = kg2kv(graph, nouns, synthesis.rows, synthesis.wording.train, seed, mapped)
     invented = synthetic(graph, synthesis.synthetic, synthesis.wording.train, seed)
     kv = facts if synthesis.generator == "kg2kv" else invented
     write_table(out, "kv", {name: kv[name] for name in kv.column_names})

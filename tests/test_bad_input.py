@@ -24,6 +24,7 @@ from pipeline.kg.nouns import read_table as noun_table
 from pipeline.kg.sources.codex import Codex
 from pipeline.kg.sources.temporalwiki import TemporalWiki
 from pipeline.kg.sources.triples import Triples
+from pipeline.mapping import Local
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact
 from pipeline.memory.store import KnowledgeMemory
@@ -70,7 +71,7 @@ class Place:
     def facts(self, content: str | bytes, name: str = "mine.tsv") -> None:
         """Ingest a file of facts."""
         self.written(name, content)
-        ingest.run(Triples(folder=name, snapshots="none"), SPLITS, 0, self.folder / "out")
+        ingest.run(Triples(folder=name, snapshots="none"), SPLITS, Local(kept=None), 0, self.folder / "out")
 
     def opened(self, method: Any, **memory: Any) -> Any:
         """Open the system of a method on the world."""
@@ -112,7 +113,7 @@ def damaged(name: str, content: str | bytes = "no longer what it was") -> Callab
 
 def missing_table(place: Place) -> None:
     (place.world.paths.tables / "facts.parquet").unlink()
-    index.run(place.encoder, memory_settings(), place.world.paths, place.folder / "out")
+    index.run(place.encoder, memory_settings(), place.world.paths, Local(kept=None), place.folder / "out")
 
 
 def no_slots(place: Place) -> None:
@@ -185,7 +186,7 @@ CASES: dict[str, tuple[Callable[[Place], Any], str]] = {
     ),
     "params.yaml names a group that is not there": (
         params("dta: world\n"),
-        r"no group 'dta'; the groups are ablation, asof, campaign, data, ",
+        r"no group 'dta'; the groups are ablation, asof, blocks, campaign, data, ",
     ),
     "params.yaml holds something else": (
         params("- world\n"),

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config import UserError
 from pipeline.index import index
+from pipeline.mapping import Local
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Query
 from pipeline.memory.store import KnowledgeMemory
@@ -20,7 +21,7 @@ from tests.tiny import SmallWorld, memory_settings
 def test_the_base_snapshot_is_found_again_in_either_layout(
     layout: str, world: SmallWorld, encoder: Encoder, tmp_path: Path
 ) -> None:
-    index.run(encoder, memory_settings(), world.paths, tmp_path)  # type: ignore[attr-defined]
+    index.run(encoder, memory_settings(), world.paths, Local(kept=None), tmp_path)  # type: ignore[attr-defined]
     texts = TextEncoder(encoder, "cpu")
     memory = KnowledgeMemory.open(tmp_path, memory_settings(layout=layout, entities=60, N=100), texts)
     graph = world.graph
@@ -53,7 +54,7 @@ def test_the_base_snapshot_is_found_again_in_either_layout(
 def test_the_same_tables_give_the_same_bytes(world: SmallWorld, encoder: Encoder, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        index.run(encoder, memory_settings(), world.paths, tmp_path / name)  # type: ignore[attr-defined]
+        index.run(encoder, memory_settings(), world.paths, Local(kept=None), tmp_path / name)  # type: ignore[attr-defined]
     first, second = (
         {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("first", "second")
     )
@@ -66,4 +67,4 @@ def test_without_tables_the_stage_says_what_to_run(
 ) -> None:
     missing = replace(world.paths, tables=tmp_path / "none")
     with pytest.raises(UserError, match=r"entities\.parquet: not found; run the stage that writes it"):
-        index.run(encoder, memory_settings(), missing, tmp_path)  # type: ignore[attr-defined]
+        index.run(encoder, memory_settings(), missing, Local(kept=None), tmp_path)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pipeline.ingest import ingest
 from pipeline.kg.facts import SCHEMAS, Graph, read_table
 from pipeline.kg.sources import Entity, Extract, Triple
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local
 from tests.worlds import tiny_world
 
 SPLITS = Splits(valid=0.2, test=0.3, unseen_relations=0.1)
@@ -26,7 +27,7 @@ class Pairs:
 
 def test_the_stage_writes_every_table_and_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KG_CACHE", str(tmp_path))
-    ingest.run(tiny_world(tmp_path / "packages"), SPLITS, 0, tmp_path / "tables")
+    ingest.run(tiny_world(tmp_path / "packages"), SPLITS, Local(kept=None), 0, tmp_path / "tables")
     for name in SCHEMAS.keys() - {"kv", "synthetic"}:
         assert read_table(tmp_path / "tables", name).schema == SCHEMAS[name]
     graph = Graph.read(tmp_path / "tables")
@@ -37,7 +38,7 @@ def test_the_stage_writes_every_table_and_the_counts(tmp_path: Path, monkeypatch
 
 
 def test_the_stage_builds_what_a_source_only_extracts(tmp_path: Path) -> None:
-    ingest.run(Pairs(facts=(Triple("a", "r", "b"),)), SPLITS, 0, tmp_path)
+    ingest.run(Pairs(facts=(Triple("a", "r", "b"),)), SPLITS, Local(kept=None), 0, tmp_path)
     assert Graph.read(tmp_path).triples.tolist() == [[0, 0, 1]]
     with pytest.raises(UserError, match="holds no facts"):
-        ingest.run(Pairs(facts=()), SPLITS, 0, tmp_path)
+        ingest.run(Pairs(facts=()), SPLITS, Local(kept=None), 0, tmp_path)

@@ -21,10 +21,13 @@ from tests.closure import ROOT, closure, code, imports, module_file, stage_modul
 PIPELINE = ROOT / "pipeline"
 MODULES = sorted(file.relative_to(ROOT).as_posix() for file in PIPELINE.rglob("*.py"))
 LAYERS = {
+    "blocks": 0,
     "config": 0,
+    "mapping": 0,
     "packages": 0,
     "place": 0,
     "processes": 0,
+    "ray": 0,
     "shapes": 0,
     "together": 0,
     "tracking": 0,
@@ -32,6 +35,7 @@ LAYERS = {
     "weights": 0,
     "kg": 1,
     "memory": 2,
+    "cluster": 3,
     "model": 3,
     "longcontext": 3,
     "evaluation": 4,
@@ -45,6 +49,7 @@ BESIDE_STAGES = {"serve", "benchmarks", "reporting"}
 COMMANDS = {
     "pipeline.preset",
     "pipeline.ask",
+    "pipeline.cluster",
     "pipeline.benchmark",
     "pipeline.memory",
     "pipeline.repro",
@@ -86,6 +91,7 @@ CONFIG_KEYS = {"seed", "paths"}
 """Sections that stand in conf/config.yaml itself."""
 
 UNTRACKED = {
+    "blocks",
     "logger",
     "ablation",
     "asof",

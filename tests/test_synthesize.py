@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.config import UserError
 from pipeline.kg.facts import Graph, read_table, write_table
+from pipeline.mapping import Local
 from pipeline.synthesize import synthesize
 from pipeline.weights import LanguageModel
 from tests.kg.graphs import paths, synthesis, write_graph
@@ -19,7 +20,7 @@ LM = LanguageModel(
 
 def run(folder: Path, *overrides: str) -> Path:
     out = folder / "kv"
-    synthesize.run(synthesis(*overrides), LM, paths(folder), 0, out)  # type: ignore[attr-defined]
+    synthesize.run(synthesis(*overrides), LM, paths(folder), Local(kept=None), 0, out)  # type: ignore[attr-defined]
     return out
 
 

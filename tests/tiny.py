@@ -34,6 +34,7 @@ from pipeline.kg.build import build
 from pipeline.kg.facts import Graph
 from pipeline.kg.sources import Entity, Extract, SourceQuestion, Triple
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local
 from pipeline.memory.settings import Memory
 from pipeline.synthesize import synthesize
 from pipeline.weights import Encoder, LanguageModel
@@ -186,7 +187,7 @@ class SmallWorld:
 
     def indexed(self, encoder: Encoder, memory: Memory | None = None) -> Paths:
         """Run the stage `index`."""
-        index.run(encoder, memory or memory_settings(), self.paths, self.paths.index)  # type: ignore[attr-defined]
+        index.run(encoder, memory or memory_settings(), self.paths, Local(kept=None), self.paths.index)  # type: ignore[attr-defined]
         return self.paths
 
     def embedded(self) -> Paths:
@@ -251,5 +252,5 @@ def small_world(folder: Path) -> SmallWorld:
     lm = LanguageModel(
         name="none", source="none", sha256="", dtype="float32", prompt=PROMPT, stop="<|im_end|>"
     )
-    synthesize.run(plain, lm, world.paths, SEED, world.paths.kv)  # type: ignore[attr-defined]
+    synthesize.run(plain, lm, world.paths, Local(kept=None), SEED, world.paths.kv)  # type: ignore[attr-defined]
     return world

@@ -6,12 +6,15 @@ head-masked row "the {noun of r's head} of {t}" and the value h; an entity's des
 for once per relation and side, not once per fact.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.blocks import Mapped, in_turn
 from pipeline.kg.facts import SCHEMAS, Graph, Ids
 from pipeline.kg.slots import Mask
 
@@ -56,6 +59,42 @@ class Rows:
             )
 
 
+class Chosen(NamedTuple):
+    """What the rows of some facts, or of some descriptions, are made of."""
+
+    facts: Ids
+    side: str
+    nouns: pa.Array
+    names: pa.Array
+    values: pa.Array
+    templates: Ids
+    """Which one words each question."""
+
+
+@dataclass(frozen=True)
+class Worded:
+    """Makes rows of what was chosen."""
+
+    templates: tuple[str, ...]
+    """How a question is worded, with {noun} and {name}."""
+
+    def __call__(self, chosen: Chosen) -> pa.Table:
+        """Return the rows, in the order of the facts."""
+        facts, side, nouns, names, values, which = chosen
+        question = [
+            self.templates[number].replace("{noun}", one).replace("{name}", name)
+            for number, one, name in zip(which, nouns.to_pylist(), names.to_pylist(), strict=True)
+        ]
+        columns = {
+            "fact": facts,
+            "side": [side] * len(facts),
+            "question": question,
+            "key": pc.binary_join_element_wise("the", nouns, "of", names, " "),
+            "value": values,
+        }
+        return pa.Table.from_pydict(columns, schema=SCHEMAS["kv"])
+
+
 def fitting(labels: pa.Array, words: int, characters: int, least: int = 1) -> Mask:
     """Return which of `labels` are not empty, nor longer than so many words and characters: [E]."""
     count = _words(labels)
@@ -74,7 +113,12 @@ def usable(graph: Graph, rows: Rows) -> Mask:
 
 
 def kg2kv(
-    graph: Graph, nouns: tuple[list[str], list[str]], rows: Rows, templates: list[str], seed: int
+    graph: Graph,
+    nouns: tuple[list[str], list[str]],
+    rows: Rows,
+    templates: list[str],
+    seed: int,
+    mapped: Mapped = in_turn,
 ) -> pa.Table:
     """Return the `kv` rows of the facts and descriptions of `graph`, in the order of the facts.
 
@@ -84,12 +128,24 @@ def kg2kv(
         rows: which rows to make.
         templates: how a question is worded, with {noun} and {name}.
         seed: chooses templates and, where `rows.sides` is "random", sides.
+        mapped: maps blocks of facts to rows.
     """
+    table = pa.concat_tables(
+        mapped(Worded(tuple(templates)), _drawn(graph, nouns, rows, len(templates), seed))
+    )
+    return table.filter(pa.array(_words(table["key"]) <= rows.key_words)).sort_by(
+        [("fact", "ascending"), ("side", "descending"), ("key", "ascending")]
+    )
+
+
+def _drawn(
+    graph: Graph, nouns: tuple[list[str], list[str]], rows: Rows, templates: int, seed: int
+) -> Iterator[Chosen]:
+    """Yield what rows are made of, `CHUNK` facts at a time, then the descriptions."""
     random = np.random.default_rng([seed, *b"kv"])
     facts = np.flatnonzero(usable(graph, rows))
     masked = random.integers(2, size=len(facts)) if rows.sides == "random" else np.full(len(facts), -1)
     seen = np.zeros(graph.entities.num_rows, dtype=np.bool_)
-    parts = []
     for start in range(0, len(facts), CHUNK):
         for number, side in enumerate(SIDES[rows.sides]):
             chunk = slice(start, start + CHUNK)
@@ -101,12 +157,9 @@ def kg2kv(
             valued = graph.triples[mine, 0 if side == "head" else 2]
             noun = pa.array(nouns[number]).take(pa.array(graph.triples[mine, 1]))
             names, values = (_flat(graph.entities["label"]).take(pa.array(ids)) for ids in (named, valued))
-            parts.append(_rows(mine, side, noun, names, values, templates, random))
-    parts.append(_descriptions(graph, rows, templates, random))
-    table = pa.concat_tables(parts)
-    return table.filter(pa.array(_words(table["key"]) <= rows.key_words)).sort_by(
-        [("fact", "ascending"), ("side", "descending"), ("key", "ascending")]
-    )
+            which = random.integers(templates, size=len(mine))
+            yield Chosen(mine, side, noun, names, values, which)
+    yield _descriptions(graph, rows, templates, random)
 
 
 def mirrored(graph: Graph) -> Mask:
@@ -134,7 +187,7 @@ def diversity(graph: Graph, nouns: tuple[list[str], list[str]], rows: pa.Table) 
     return len(asked), len(np.unique(np.concatenate(used)))
 
 
-def _descriptions(graph: Graph, rows: Rows, templates: list[str], random: np.random.Generator) -> pa.Table:
+def _descriptions(graph: Graph, rows: Rows, templates: int, random: np.random.Generator) -> Chosen:
     described = fitting(
         pc.fill_null(_flat(graph.entities["description"]), ""),
         rows.description_words_most,
@@ -144,26 +197,8 @@ def _descriptions(graph: Graph, rows: Rows, templates: list[str], random: np.ran
     ids = pa.array(np.flatnonzero(described))
     values, names = (_flat(graph.entities[name]).take(ids) for name in ("description", "label"))
     noun = pa.array(["description"] * len(ids), type=pa.string())
-    return _rows(np.full(len(ids), -1), "description", noun, names, values, templates, random)
-
-
-def _rows(
-    facts: Ids,
-    side: str,
-    noun: pa.Array,
-    names: pa.Array,
-    values: pa.Array,
-    templates: list[str],
-    random: np.random.Generator,
-) -> pa.Table:
-    key = pc.binary_join_element_wise("the", noun, "of", names, " ")
-    which = random.integers(len(templates), size=len(facts))
-    question = [
-        templates[number].replace("{noun}", one).replace("{name}", name)
-        for number, one, name in zip(which, noun.to_pylist(), names.to_pylist(), strict=True)
-    ]
-    columns = {"fact": facts, "side": [side] * len(facts), "question": question, "key": key, "value": values}
-    return pa.Table.from_pydict(columns, schema=SCHEMAS["kv"])
+    which = random.integers(templates, size=len(ids))
+    return Chosen(np.full(len(ids), -1), "description", noun, names, values, which)
 
 
 def _first_time(named: Ids, seen: Mask) -> Ids:

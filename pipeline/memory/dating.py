@@ -12,16 +12,20 @@ from pipeline.memory.held import HeldFacts
 
 
 def date_of(given: str, memory: HeldFacts) -> str:
+    """Return the date of a change of a memory; see `date_after`."""
+    return date_after(given, memory.chronicle.on)
+
+
+def date_after(given: str, held: str) -> str:
     """Return the date of a change, to the day.
 
     Args:
         given: as it was asked for; empty for today by the clock, or the memory's date if that is later.
-        memory: what is changed.
+        held: date that the memory stands at; empty where nothing in it is dated.
 
     Raises:
         UserError: it is no date, or before the memory's.
     """
-    held = memory.chronicle.on
     if not given:
         return max(today(), held, key=day) if held else today()
     on = written(given)

@@ -1,6 +1,6 @@
 """Text to base vectors: mean-pooled, normalised states of a frozen sentence encoder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.blocks import Mapped, in_turn
 from pipeline.memory.spelling import Spelling
 from pipeline.weights import Encoder, load_encoder
 
@@ -20,15 +21,26 @@ class TextEncoder:
     Args:
         encoder: which weights, and how texts are cut and batched.
         device: where it computes.
+        mapped: maps batches, so that other processes may compute them.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device | str) -> None:
+    def __init__(self, encoder: Encoder, device: torch.device | str, mapped: Mapped = in_turn) -> None:
         self.name = encoder.name
         self.device = torch.device(device)
         self._settings = encoder
+        self._mapped = mapped
+        self._threads: int | None = None  # here they are as they are
         self._model: Any = None
         self._tokenizer: Any = None
         self._spelling: Spelling | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the weights, which are read anew elsewhere, and take the number of threads along.
+
+        On a processor a sum depends in its last bits on how many threads share it.
+        """
+        left = {"_model": None, "_tokenizer": None, "_spelling": None, "_mapped": in_turn}
+        return self.__dict__ | left | {"_threads": torch.get_num_threads()}
 
     @property
     def dimension(self) -> int:
@@ -51,17 +63,29 @@ class TextEncoder:
             list(range(start, min(start + size, len(distinct)))) for start in range(0, len(distinct), size)
         ]
         vectors = torch.empty(len(distinct), self.dimension, device=self.device)
+        computed = self._mapped(self.batch, ([distinct[i] for i in batch] for batch in batches))
         for batch in progress(batches) if progress else batches:
-            tokens = self._tokenizer(
-                [distinct[i] for i in batch],
-                padding=True,
-                truncation=True,
-                max_length=self._settings.max_tokens,
-                return_tensors="pt",
-            ).to(self.device)
-            vectors[batch[0] : batch[-1] + 1] = self.pooled(**tokens)
+            found = next(computed)  # an array where another process computed it, and not to be written to
+            vectors[batch[0] : batch[-1] + 1] = found if isinstance(found, Tensor) else torch.tensor(found)
         place = {text: i for i, text in enumerate(distinct)}
         return vectors[torch.tensor([place[text] for text in texts], dtype=torch.long, device=self.device)]
+
+    @torch.no_grad()
+    def batch(self, texts: Sequence[str]) -> Float[Tensor, "n P"]:
+        """Return the unit vectors of texts that are computed together."""
+        self._load()
+        tokens = self._tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._settings.max_tokens,
+            return_tensors="pt",
+        )
+        return self.pooled(**tokens.to(self.device))
+
+    def named(self, texts: Mapping[str, str], progress: Progress | None = None) -> Float[Tensor, "n P"]:
+        """Return the vectors of texts that name things, by the keys of these."""
+        return self.encode(list(texts.values()), progress)
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids that `encode` computes of each text."""
@@ -121,4 +145,6 @@ class TextEncoder:
     def _load(self) -> None:
         """Fetch the weights at first use, so that a memory can be opened without them."""
         if self._model is None:
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
             self._model, self._tokenizer = load_encoder(self._settings, self.device)

@@ -1,6 +1,6 @@
 """What a memory holds, to be looked up and searched."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
 
@@ -15,6 +15,7 @@ from pipeline.memory.chronicle import PLAIN, Chronicle
 from pipeline.memory.dates import Periods
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Candidates, Fact, Key, Query
+from pipeline.memory.labels import Labels
 from pipeline.memory.names import Names
 from pipeline.memory.offsets import Rows
 from pipeline.memory.planning import slot_text
@@ -165,6 +166,10 @@ class HeldFacts:
         period = self.chronicle.shown(row)
         return Fact(*self.key(row), *self._named(row), period.start, period.end, period.source)
 
+    def some_fact(self) -> Fact:
+        """Return a fact that holds; there must be one."""
+        return self.fact(int(self.alive.argmax()))
+
     def key(self, row: int) -> Key:
         """Return the stable key of the fact with the id `row`."""
         return self._keys_of(self._facts.at(np.array([row]))[0].tolist())
@@ -207,6 +212,10 @@ class HeldFacts:
     def slot_text(self, head: int, relation: int) -> str:
         """Return the key of a slot, as KG2KV words it."""
         return slot_text(self.entities.texts[head], self.relations.texts[relation])
+
+    def labels(self, kind: str, others: Mapping[str, str] | None = None) -> Labels:
+        """Return what finds an `entity` or a `relation` by its name, `others` included; see `Labels`."""
+        return Labels(lambda: self.entities if kind == "entity" else self.relations, kind, others)
 
     def facts_of(self, entity: int) -> list[int]:
         """Return the ids of the live facts whose head is `entity`."""

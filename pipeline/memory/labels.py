@@ -46,11 +46,10 @@ class Labels:
         Raises:
             UserError: several things have this label; the text lists their keys.
         """
-        self._follow()
         name = " ".join(name.split())
         if name in self._names:
             return name
-        for keys in (self._exact.get(name, []), self._folded.get(name.casefold(), [])):
+        for keys in self.bearing(name):
             if len(keys) > 1:
                 listed = ", ".join(f"{key} ({self.label(key)})" for key in keys[:SHOWN])
                 more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
@@ -60,6 +59,11 @@ class Labels:
             if keys:
                 return keys[0]
         return None
+
+    def bearing(self, name: str) -> tuple[list[str], list[str]]:
+        """Return the keys of what has the label `name`, and of what has it in whatever case."""
+        self._follow()
+        return self._exact.get(name, []), self._folded.get(name.casefold(), [])
 
     def key(self, name: str) -> str:
         """Return the key of what `name` means, a new one where the memory knows no such thing.

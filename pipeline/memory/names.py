@@ -116,7 +116,7 @@ class Names:
         fresh = {key: text for key, text in texts.items() if key not in self}
         if not fresh:
             return New([], [], torch.empty(0, 0, dtype=torch.float16))
-        vectors = self._encoder.encode(list(fresh.values()), progress)
+        vectors = self._encoder.named(fresh, progress)
         self._check(vectors.shape[1])
         return New(list(fresh), list(fresh.values()), vectors.half())
 

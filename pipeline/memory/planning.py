@@ -24,21 +24,7 @@ def planned(
     Raises:
         UserError: a new entity or relation comes without a name, or a field is empty.
     """
-    for fact in facts:
-        if not (fact.head.strip() and fact.relation.strip() and fact.tail.strip()):
-            raise UserError(f"fact {str(fact)!r}: head, relation and tail must not be empty")
-    ends = [fact.head for fact in facts] + [fact.tail for fact in facts]
-    if len(facts) > MANY:
-        names["entities"].look_up(ends)
-    texts = {
-        "entities": _fresh(names["entities"], "entity", ends, lambda: _ends(facts)),
-        "relations": _fresh(
-            names["relations"],
-            "relation",
-            [fact.relation for fact in facts],
-            lambda: [(fact.relation, fact.relation_noun) for fact in facts],
-        ),
-    }
+    texts = fresh_names(facts, names)
     if layout == "slot":
         heads, relations = (_Later(names[kind], fresh) for kind, fresh in texts.items())
         texts["slots"] = {}
@@ -47,6 +33,29 @@ def planned(
             texts["slots"][slot_key(row, other)] = slot_text(label, noun)
     new = {kind: names[kind].encoded(fresh, progress) for kind, fresh in texts.items()}
     return Change([fact.key for fact in facts], [], new)
+
+
+def fresh_names(facts: Sequence[Fact], names: Mapping[str, Names]) -> dict[str, dict[str, str]]:
+    """Return the keys of entities and relations that are new with `facts`, with their texts.
+
+    Raises:
+        UserError: one comes without a name, or a field of a fact is empty.
+    """
+    for fact in facts:
+        if not (fact.head.strip() and fact.relation.strip() and fact.tail.strip()):
+            raise UserError(f"fact {str(fact)!r}: head, relation and tail must not be empty")
+    ends = [fact.head for fact in facts] + [fact.tail for fact in facts]
+    if len(facts) > MANY:
+        names["entities"].look_up(ends)
+    return {
+        "entities": _fresh(names["entities"], "entity", ends, lambda: _ends(facts)),
+        "relations": _fresh(
+            names["relations"],
+            "relation",
+            [fact.relation for fact in facts],
+            lambda: [(fact.relation, fact.relation_noun) for fact in facts],
+        ),
+    }
 
 
 def _fresh(

@@ -1,4 +1,4 @@
-"""How well facts fit a question: the coarse search, given facts, and facts one hop further on."""
+"""How well the facts of one memory fit a question."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from pipeline.memory.ann import Searcher
 from pipeline.memory.delta import Delta, Late
 from pipeline.memory.facts import Candidates, Found, Query
 from pipeline.memory.names import Names
+from pipeline.memory.searching import Searching
 from pipeline.memory.settings import Memory
 from pipeline.memory.standing import Standing
 from pipeline.memory.triples import Triples
-from pipeline.shapes import CandidateFacts
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,8 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """The facts of a memory after a change, with the vectors of their names.
-
-    A fact (h, r, t) scores q_e·e_h + w · log softmax_r(q_r·R) in the factored layout and q_k·b in the slot
-    layout, with the slot's vector b; facts of one slot score alike. A query for two hops adds
-    w · log p₂: of no second relation where a fact answers by itself, of r' where a fact (t, r', u) answers
-    that the first one leads to.
-    """
+class Scoring(Searching):
+    """The facts of a memory after a change, with the vectors of their names; see `Searching`."""
 
     table: Triples
     standing: Standing
@@ -59,17 +53,7 @@ class Scoring:
     """None in the factored layout."""
     settings: Memory
 
-    def search(self, query: Query, n: int) -> Candidates:
-        """Return the n best facts, best first."""
-        if self.slots is not None:
-            first = self.slots.search(query, n)
-        else:
-            near, heads = self._heads(query)
-            logits = query.relation.float() @ self.relations.float().T
-            first = self._facts(heads, near, torch.log_softmax(logits, dim=-1), n).candidates
-        return first if query.second is None else self._followed(query, first, n)
-
-    def _heads(self, query: Query) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
+    def heads(self, query: Query) -> tuple[Float[Tensor, "B n"], Int[Tensor, "B n"]]:
         """Return the entities whose facts are looked at, nearest first, and how near each is."""
         wanted = self.settings.entities
         empty, alone = self.delta.empty(self.at), self.delta.alone(self.at)
@@ -86,7 +70,7 @@ class Scoring:
         near, order = near.sort(dim=1, descending=True, stable=True)
         return near[:, :wanted], heads.gather(1, order)[:, :wanted]
 
-    def _facts(
+    def found(
         self, heads: Int[Tensor, "B n"], near: Float[Tensor, "B n"], shares: Float[Tensor, "B R"], n: int
     ) -> Found:
         """Return the n best facts of `heads`, by how near these are and the relations' log-probabilities."""
@@ -96,66 +80,23 @@ class Scoring:
         late = self.delta.late(heads, changed, self.at)
         return joined(found, late, near, shares, weight) if len(late.facts) else found
 
-    def score(self, query: Query, facts: CandidateFacts, via: CandidateFacts | None = None) -> Candidates:
-        """Return given facts with their scores, with gradients into the query; -inf where the id is -1.
+    def best_of_slots(self, query: Query, n: int) -> Candidates:
+        """Return the n facts of the slots that fit best."""
+        assert self.slots is not None
+        return self.slots.search(query, n)
 
-        Args:
-            query: what is asked.
-            facts: ids.
-            via: the fact that leads to each of them, -1 where it answers by itself.
-        """
-        none = facts < 0
-        via = torch.full_like(facts, -1) if via is None else via
-        asked = torch.where(via < 0, facts, via)
-        rows = asked.clamp(min=0)
-        heads, relations, _ = self.table.columns(rows)
-        if self.slots is None:
-            keys = self.entities.gather(heads)
-            logits = query.relation.float() @ self.relations.float().T
-            relation = torch.log_softmax(logits, dim=-1).gather(1, relations)
-        else:
-            keys = self.slots.vectors[self.slots.adjacency.slot[rows]]
-            relation = torch.zeros(facts.shape, device=query.key.device)
-        entity = torch.einsum("bp,bnp->bn", query.key, keys.float())
-        if query.second is not None:
-            later = self.table.columns(facts.clamp(min=0))[1].masked_fill(via < 0, len(self.relations))
-            relation = relation + self._second(query).gather(1, later)
-        scores = (entity + self.settings.relation_weight * relation).masked_fill(none, -torch.inf)
-        return Candidates(facts, scores, entity.masked_fill(none, 0.0), relation.masked_fill(none, 0.0), via)
+    def columns(self, facts: Int[Tensor, "*n"]) -> Int[Tensor, "3 *n"]:
+        """Return the rows of the heads, relations and tails of `facts`."""
+        return self.table.columns(facts)
 
-    def keys(self, facts: CandidateFacts) -> Float[Tensor, "B N P"]:
-        """Return the base key of each fact, b_k = e_head + r, the sum of its slot's two vectors; 0 for -1."""
-        heads, relations, _ = self.table.columns(facts.clamp(min=0))
-        keys = self.entities.gather(heads).float() + self.relations[relations].float()
-        return keys.masked_fill((facts < 0)[..., None], 0.0)
+    def entity_vectors(self, heads: Int[Tensor, "*n"]) -> Float[Tensor, "*n P"]:
+        """Return the vectors of entities."""
+        return self.entities.gather(heads)
 
-    def _second(self, query: Query) -> Float[Tensor, "B R1"]:
-        """Return the log-probability of each second relation and, last, of none."""
-        assert query.second is not None
-        assert query.stop is not None
-        logits = query.second.float() @ self.relations.float().T
-        return torch.log_softmax(torch.cat([logits, query.stop.float()], dim=-1), dim=-1)
-
-    def _followed(self, query: Query, first: Candidates, n: int) -> Candidates:
-        """Return the n best of `first`, as answers, and of what the best of them lead to."""
-        second, weight = self._second(query), self.settings.relation_weight
-        stop = second[:, -1:]
-        beam = [part[:, : self.settings.beam] for part in first]
-        tails = self.table.columns(beam[0].clamp(min=0))[2]
-        (facts, scores, _, after, _), places, _ = self._facts(tails, beam[1], second[:, :-1], n)
-        _, _, entity, relation, _ = (part.gather(1, places) for part in beam)
-        found = Candidates.best(
-            n,
-            torch.cat([first.facts, facts], dim=1),
-            torch.cat([first.scores + weight * stop, scores], dim=1),
-            torch.cat([first.entity, entity], dim=1),
-            torch.cat([first.relation + stop, relation + after], dim=1),
-            torch.cat([first.via, beam[0].gather(1, places)], dim=1),
-        )
-        # Two ways may lead to one fact: the better one counts.
-        again = (found.facts[:, :, None] == found.facts[:, None, :]).tril(-1).any(dim=-1)
-        kept = found.scores.masked_fill(again, -torch.inf)
-        return Candidates.best(n, found.facts, kept, *found[2:])
+    def slot_vectors(self, facts: Int[Tensor, "*n"]) -> Float[Tensor, "*n P"]:
+        """Return the vectors of the slots of `facts`."""
+        assert self.slots is not None
+        return self.slots.vectors[self.slots.adjacency.slot[facts]]
 
 
 def joined(

@@ -61,8 +61,8 @@ class Editor:
     def __init__(self, memory: KnowledgeMemory, relations: dict[str, str] | None = None) -> None:
         self._memory = memory
         known = {label: key for label, key in (relations or {}).items() if key in memory.relations}
-        self.entities = Labels(lambda: memory.entities, "entity")
-        self.relations = Labels(lambda: memory.relations, "relation", known)
+        self.entities: Labels = memory.labels("entity")
+        self.relations: Labels = memory.labels("relation", known)
 
     def named(self, fact: Fact) -> Fact:
         """Return `fact` with the keys of its names; a part that comes with a label is a key already.

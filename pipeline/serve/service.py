@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from threading import RLock
 
+from pipeline.cluster.actors import FOLDER, Address
+from pipeline.cluster.sharded import ShardedMemory
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.statements import Editor
 from pipeline.serve.engine import Engine
@@ -19,7 +21,8 @@ class Service:
     settings: Serve
     session: Session
     memory: DurableMemory
-    """Its own locks let changes follow each other; searches don't wait for them."""
+    """Or one in shards, which is asked for the same (`pipeline.memory.interface.Knowledge`) and has a folder.
+    Its own locks let changes follow each other; searches don't wait for them."""
     editor: Editor
     """What names mean. Hold `naming` while you use it: it remembers what it has seen."""
     engine: Engine
@@ -35,13 +38,15 @@ class Service:
             UserError: the adapter, the facts or the memory are missing or damaged, another process writes to
                 the memory, or other machines could reach a server without a token of yours.
         """
-        place = settings.memory.with_name(f"{settings.memory.name}.token")
+        address = Address.parsed(str(settings.memory))
+        kept = settings.memory if address is None else FOLDER / address.name
+        place = kept.with_name(f"{kept.name}.token")
         writing = token(settings.host, settings.token_file, place)
         session = Session.open(
             settings.adapter, settings.memory, settings.facts, write=True, sync=settings.sync
         )
         memory = session.system.memory
-        assert isinstance(memory, DurableMemory)
+        assert isinstance(memory, DurableMemory | ShardedMemory)
         metrics = Metrics()
         engine = Engine(session, settings, metrics)
         metrics.watch("waiting", "Questions that wait for a place.", lambda: engine.waiting)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.cluster.sharded import ShardedMemory
 from pipeline.config import UserError
 from pipeline.memory import generations
 from pipeline.memory.dates import Period
@@ -275,6 +276,8 @@ class Session:
             UserError: the folder is one whose changes are in a journal, opened without `write`.
         """
         memory = self.system.memory
+        if isinstance(memory, ShardedMemory):
+            return  # its shards keep every change
         if isinstance(memory, DurableMemory) and folder.resolve() == memory.folder.resolve():
             return
         if generations.current(folder) is not None:

@@ -15,7 +15,8 @@ class Serve:
     port: int
     """Its port; 0 takes a free one, which the first line of the log names."""
     memory: Path
-    """Folder of the memory; a new one begins with that of the stage `index`, else with the example facts."""
+    """Folder of the memory, or `cluster:NAME@HOST:PORT`; a new folder begins with the memory of the stage
+    `index`, else with the example facts."""
     facts: Path | None
     """A file of facts that a new memory begins with instead."""
     adapter: Path | None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from pipeline.cluster.sharded import ShardedMemory
 from pipeline.config import UserError
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.store import KnowledgeMemory
@@ -64,7 +65,7 @@ class Voice:
         if not len(self._memory):
             system.reader.generate(system.reader.tokens(["Who?"]), 1)
             return
-        fact = self._memory.fact(int(self._memory.alive.argmax()))
+        fact = self._memory.some_fact()
         system.reply([f"What is the {fact.relation_noun} of {fact.head_label}?"])
 
     def begin(self, tickets: Sequence[Ticket]) -> list[Speaking]:
@@ -251,7 +252,7 @@ class Voice:
 
     @property
     def _version(self) -> int:
-        return self._memory.version if isinstance(self._memory, DurableMemory) else 0
+        return self._memory.version if isinstance(self._memory, DurableMemory | ShardedMemory) else 0
 
     @contextmanager
     def _seeing(self, one: Speaking) -> Iterator[KnowledgeMemory]:

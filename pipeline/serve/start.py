@@ -3,17 +3,19 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 
+from pipeline.cluster.actors import Address, opened
 from pipeline.config import CONF, ROOT, ConfigError, Paths, UserError, section
 from pipeline.kg.sources.triples import read_triples
 from pipeline.memory import generations
 from pipeline.memory.durable import DurableMemory
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact
+from pipeline.memory.interface import Knowledge
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.model.adapter import load_adapter
@@ -34,7 +36,7 @@ class Started:
     system: OurSystem
     adapter: Path
     memory: Path
-    """The folder that was opened, or the file whose facts were taken in."""
+    """The folder or the cluster's address that was opened, or the file whose facts were taken in."""
 
 
 def shared_paths() -> Paths:
@@ -56,7 +58,8 @@ def start(
 
     Args:
         adapter: its folder; by default the one that was trained here, else the shipped one.
-        memory: folder of the memory; by default the one of the stage `index`, else the example facts.
+        memory: folder of the memory, or `cluster:NAME@HOST:PORT` (docs/cluster.md); by default the one of the
+            stage `index`, else the example facts.
         facts: a file of facts to take in place of a memory.
         k: facts that the language model reads; by default as trained.
         write: whether every change is in the folder `memory` before it is acknowledged. A new folder begins
@@ -78,15 +81,21 @@ def start(
     texts = TextEncoder(encoder, device)
     if facts is None and memory is None and not paths.index.is_dir():
         facts = EXAMPLES
-    held: KnowledgeMemory
-    if write:
+    held: Knowledge
+    address = Address.parsed(str(memory)) if memory is not None else None
+    if memory is not None and address is not None:
+        if facts is not None:
+            raise UserError(f"{memory}: a cluster's memory can't begin with {facts}; start it with its facts")
+        place, held = memory, opened(address, settings, texts, write)
+    elif write:
         if memory is None:
             raise UserError("changes are to be kept, but in no folder; name one by --memory")
         place, held = memory, _kept(memory, facts, settings, texts, sync)
     else:
         place = facts or memory or paths.index
         held = filled(place, settings, texts) if facts else KnowledgeMemory.open(place, settings, texts)
-    system = OurSystem(method, Reader(lm, device), texts, held)
+    # Of a memory `ours` asks what `Knowledge` names, and nothing else.
+    system = OurSystem(method, Reader(lm, device), texts, cast(KnowledgeMemory, held))
     load_adapter(system, folder)
     system.eval()
     return Started(system, folder, place)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.blocks import Mapped, in_turn
 from pipeline.config import UserError
 from pipeline.kg.facts import FOLDS, SCHEMAS, Ids
 from pipeline.kg.sources.files import AGAIN, lines
@@ -22,6 +23,8 @@ from pipeline.kg.sources.large import Distinct, Keys, Packing, blocks, numbered,
 from pipeline.kg.splits import Splits
 
 COLUMNS = ("head", "relation", "tail")
+KEYS = pa.schema([("keys", pa.list_(pa.string()))])
+LOOPS = b"self-loops"
 FACT_GROUP = 1 << 19
 """Facts in a row group."""
 
@@ -29,21 +32,62 @@ Parts = Mapping[str, Path]
 """The files of facts by the name of their part; a fact that several hold belongs to the first."""
 
 
-def numbering(parts: Parts) -> tuple[Keys, Keys]:
+@dataclass(frozen=True)
+class Part:
+    """The name and the file of a part, and which one it is."""
+
+    source: int
+    path: Path
+
+
+def _blocks(parts: Parts) -> Iterator[tuple[Part, pa.RecordBatch]]:
+    for source, path in enumerate(parts.values()):
+        for block in blocks(path, COLUMNS):
+            yield Part(source, path), block
+
+
+def distinct_keys(block: tuple[Part, pa.RecordBatch]) -> pa.Table:
+    """Return the distinct keys of the heads, tails and relations of a block, a row of each, but self-loops.
+
+    Raises:
+        UserError: a row has another form.
+    """
+    part, rows = block
+    for column, letter in zip(rows.columns, "QPQ", strict=True):
+        _check(column, letter, part.path)
+    kept = rows.filter(pc.not_equal(rows["head"], rows["tail"]))
+    return pa.table({"keys": [kept[name].unique() for name in ("head", "tail", "relation")]}, KEYS)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Makes numbers of the facts of a block."""
+
+    entities: Keys
+    relations: Keys
+    packing: Packing
+
+    def __call__(self, block: tuple[Part, pa.RecordBatch]) -> pa.Table:
+        """Return the numbers of the facts that are no self-loops, and in its metadata how many are."""
+        part, rows = block
+        kept = rows.filter(pc.not_equal(rows["head"], rows["tail"]))
+        head, tail = (numbered(kept[name], self.entities) for name in ("head", "tail"))
+        packed = self.packing.pack(head, numbered(kept["relation"], self.relations), tail, part.source)
+        return pa.table({"fact": packed}, metadata={LOOPS: str(len(rows) - len(kept))})
+
+
+def numbering(parts: Parts, mapped: Mapped = in_turn) -> tuple[Keys, Keys]:
     """Return the sorted keys of all entities and relations that a fact other than a self-loop names.
 
     Raises:
         UserError: a file is missing, damaged or empty, a row has another form, or all facts are self-loops.
     """
     entities, relations = Distinct(), Distinct()
-    for path in parts.values():
-        for block in blocks(path, COLUMNS):
-            for column, letter in zip(block.columns, "QPQ", strict=True):
-                _check(column, letter, path)
-            kept = block.filter(pc.not_equal(block["head"], block["tail"]))
-            entities.add(kept["head"])
-            entities.add(kept["tail"])
-            relations.add(kept["relation"])
+    for found in mapped(distinct_keys, _blocks(parts)):
+        heads, tails, kinds = (row.values for row in found["keys"])
+        entities.add(heads)
+        entities.add(tails)
+        relations.add(kinds)
     if not len(relations.sorted()):
         raise UserError(f"{next(iter(parts.values()))}: every fact is a self-loop; {AGAIN}")
     return entities.sorted(), relations.sorted()
@@ -62,16 +106,18 @@ def _check(column: pa.Array, letter: str, path: Path) -> None:
 
 
 def packed_facts(
-    parts: Parts, entities: Keys, relations: Keys, packing: Packing, repairs: Counter[str]
+    parts: Parts,
+    entities: Keys,
+    relations: Keys,
+    packing: Packing,
+    repairs: Counter[str],
+    mapped: Mapped = in_turn,
 ) -> Ids:
     """Return the facts as sorted numbers, each once, with the first part that holds it as its source."""
     packed: list[Ids] = []
-    for source, path in enumerate(parts.values()):
-        for block in blocks(path, COLUMNS):
-            kept = block.filter(pc.not_equal(block["head"], block["tail"]))
-            repairs["self-loops left out"] += len(block) - len(kept)
-            head, tail = (numbered(kept[name], entities) for name in ("head", "tail"))
-            packed.append(packing.pack(head, numbered(kept["relation"], relations), tail, source))
+    for found in mapped(Packed(entities, relations, packing), _blocks(parts)):
+        repairs["self-loops left out"] += int(found.schema.metadata[LOOPS])
+        packed.append(found["fact"].to_numpy())
     facts = np.concatenate(packed)
     packed.clear()
     facts.sort()

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.blocks import Mapped, in_turn
 from pipeline.config import UserError
 from pipeline.kg.facts import SCHEMAS, write_table
 from pipeline.kg.sources.files import AGAIN, DAMAGE, data_root, download, lines
@@ -62,7 +63,7 @@ class Wikidata5M:
         if unknown:
             raise ValueError(f"data.urls must name triples, aliases or texts, not {unknown[0]!r}")
 
-    def write(self, splits: Splits, seed: int, out: Path) -> dict[str, Any]:
+    def write(self, splits: Splits, seed: int, out: Path, mapped: Mapped = in_turn) -> dict[str, Any]:
         """Write the tables entities, relations, facts, changes and questions to `out`; return the counts.
 
         The tables are those that `pipeline.kg.build` would write; there are no questions and no changes.
@@ -74,10 +75,10 @@ class Wikidata5M:
         out.mkdir(parents=True, exist_ok=True)
         repairs: Counter[str] = Counter()
         parts = {part: folder / FACTS.format(part) for part in PARTS}
-        entities, relations = numbering(parts)
+        entities, relations = numbering(parts, mapped)
         logger.info("%d entities, %d relations", len(entities), len(relations))
         packing = Packing(len(entities), len(relations), len(PARTS))
-        facts = packed_facts(parts, entities, relations, packing, repairs)
+        facts = packed_facts(parts, entities, relations, packing, repairs, mapped)
         sizes = FactTable(entities, relations, packing, PARTS, splits, seed).write(out, facts)
         del facts
         labels = _write_relations(out, folder, relations, repairs)

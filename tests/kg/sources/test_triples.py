@@ -6,6 +6,7 @@ from pipeline.kg.facts import Graph
 from pipeline.kg.sources import Triple
 from pipeline.kg.sources.triples import Triples, read_triples
 from pipeline.kg.splits import Splits
+from pipeline.mapping import Local
 
 MINE = Triples(folder="mine", snapshots="none")
 FACTS = "Aland\tcapital\tPariston\nBorland\tcapital\tLyonia\n"
@@ -60,7 +61,7 @@ def test_the_stage_makes_tables_of_them(write, tmp_path):
     write("mine/1.tsv", FACTS)
     write("mine/2.tsv", FACTS.replace("Pariston", "Nizza"))
     splits = Splits(test=0.4, valid=0.2, unseen_relations=0.0)
-    ingest.run(Triples(folder="mine", snapshots="files"), splits, 0, tmp_path / "tables")
+    ingest.run(Triples(folder="mine", snapshots="files"), splits, Local(kept=None), 0, tmp_path / "tables")
     graph = Graph.read(tmp_path / "tables")
     assert graph.changes.num_rows == 2
     assert sorted(graph.labels) == ["Aland", "Borland", "Lyonia", "Nizza", "Pariston"]

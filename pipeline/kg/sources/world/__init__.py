@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.blocks import Mapped, in_turn
 from pipeline.config import UserError
 from pipeline.kg.build import build
 from pipeline.kg.sources import Extract
@@ -100,7 +101,7 @@ class World:
         ]
         return Extract(distinct(draft.named), RELATIONS, snapshots, counts=dict(draft.counts))
 
-    def write(self, splits: Splits, seed: int, out: Path) -> dict[str, Any]:
+    def write(self, splits: Splits, seed: int, out: Path, mapped: Mapped = in_turn) -> dict[str, Any]:
         """Write the tables of the sample, which looks at the folds, and return their counts."""
         extract = self.extract()
         if self.sample_heads:
