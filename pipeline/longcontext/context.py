@@ -40,9 +40,9 @@ class Held:
 
 
 class Context(ABC):
-    """What every layer keeps of one batch of texts. A context serves once; `Runner` calls it in this order:
+    """What every layer keeps of one batch of texts.
 
-    for each chunk, `observe` with the states that enter layer `watched`, and `read` by each layer in turn;
+    A context serves once. `Runner` calls it in this order: for each chunk, `observe` with the states that enter layer `watched`, and `read` by each layer in turn;
     `ready` when the prompt is over; then chunks of one token, the answer's. `asking` tells the text from the
     question and the answer.
     """
@@ -73,10 +73,10 @@ class Context(ABC):
     def held(self) -> Held:
         """Return the bytes that are kept between two chunks."""
 
-    def observe(self, states: Float[Tensor, "B T C"]) -> None:
+    def observe(self, states: Float[Tensor, "B T C"]) -> None:  # noqa: B027 - most watch nothing
         """Take the states of a chunk that enter layer `watched`."""
 
-    def ready(self) -> None:
+    def ready(self) -> None:  # noqa: B027 - most don't care
         """Take note that the prompt was read: the next token will be the answer's first."""
 
 

@@ -132,7 +132,7 @@ def rotated(
 ) -> Float[Tensor, "B G S D"]:
     """Turn keys or queries to positions (RoPE, arXiv 2104.09864), in the halves that the library pairs."""
     cosine, sine = (part[:, None] for part in rotary(states, positions[None]))
-    turned, left = states.split([cosine.shape[-1], states.shape[-1] - cosine.shape[-1]], dim=-1)
+    turned, left = states[..., : cosine.shape[-1]], states[..., cosine.shape[-1] :]
     first, second = turned.chunk(2, dim=-1)
     turned = turned * cosine + torch.cat([-second, first], dim=-1) * sine
     return torch.cat([turned, left], dim=-1) if left.shape[-1] else turned

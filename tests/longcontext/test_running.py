@@ -52,16 +52,17 @@ def test_states_of_the_watched_layer_are_those_that_enter_it() -> None:
     ids = torch.randint(97, (1, 9), generator=torch.Generator().manual_seed(3))
     right = lm(ids, output_hidden_states=True).hidden_states[2]
 
+    seen: list[torch.Tensor] = []
+
     class Watching(FullKV):
         watched = 2
-        seen: list[torch.Tensor] = []
 
         def observe(self, states: torch.Tensor) -> None:
-            self.seen.append(states)
+            seen.append(states)
 
     context = Watching(lm.config.num_hidden_layers)
     Runner(lm, chunk=4).prompt(ids, context, asked=1)
-    torch.testing.assert_close(torch.cat(context.seen, dim=1), right, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(seen, dim=1), right, rtol=0, atol=1e-5)
 
 
 def gpt2() -> Any:
