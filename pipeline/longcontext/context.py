@@ -42,9 +42,9 @@ class Held:
 class Context(ABC):
     """What every layer keeps of one batch of texts.
 
-    A context serves once. `Runner` calls it in this order: for each chunk, `observe` with the states that enter layer `watched`, and `read` by each layer in turn;
-    `ready` when the prompt is over; then chunks of one token, the answer's. `asking` tells the text from the
-    question and the answer.
+    A context serves once. `Runner` calls, for each chunk, `observe` with the states that enter layer
+    `watched`, and `read` by each layer in turn; `ready` when the prompt is over; then chunks of one token,
+    the answer's. `asking` tells the text from the question and the answer.
     """
 
     watched: int | None = None
