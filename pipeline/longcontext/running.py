@@ -95,6 +95,7 @@ class Runner:
 
     def step(self, ids: TokenIds, context: Context, logits: int) -> Float[Tensor, "B A V"]:
         """Let all layers read one chunk; return the logits of its last `logits` tokens."""
+        ids = ids.to(self.lm.device, non_blocking=True)  # a long text stays where it is, chunks move
         with through(self.lm, context):
             states = self.lm.base_model(
                 input_ids=ids, position_ids=torch.zeros_like(ids), use_cache=False
