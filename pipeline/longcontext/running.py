@@ -49,6 +49,18 @@ class Runner:
         return int(self.lm.config.num_hidden_layers)
 
     @property
+    def groups(self) -> int:
+        """Number of key-value heads of a layer, G."""
+        config = self.lm.config
+        return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+    @property
+    def rotary(self) -> nn.Module:
+        """The rotary embedding that all layers share."""
+        rotary: nn.Module = self.lm.base_model.rotary_emb
+        return rotary
+
+    @property
     def window(self) -> int:
         """Positions that the model was trained on."""
         return int(self.lm.config.max_position_embeddings)
