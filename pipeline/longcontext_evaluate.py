@@ -1,4 +1,4 @@
-"""Asks what stood in long texts, through DSRAM and every baseline: passkeys, questions, news, searched passages.
+"""Asks what stood in long texts, through DSRAM and the baselines: pass keys, questions, news, found passages.
 
 Writes longcontext.json: how well each context answers, in what time and in how many bytes.
 """

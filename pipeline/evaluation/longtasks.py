@@ -1,6 +1,7 @@
 """All tasks over long texts, through all contexts; what is found is told after each row."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def _passkey(
             row = measured(
                 runner,
                 tokenizer,
-                lambda entry=entry, length=length: contexts.make(entry, length, limit),
+                partial(contexts.make, entry, length, limit),
                 samples,
                 min(size, most // length, count),
                 limit,
@@ -152,7 +153,7 @@ def _questions(
         row = measured(
             runner,
             tokenizer,
-            lambda entry=entry: contexts.make(entry, asked.length, asked.answer_tokens),
+            partial(contexts.make, entry, asked.length, asked.answer_tokens),
             samples,
             min(asked.batch, most // asked.length),
             asked.answer_tokens,
@@ -192,7 +193,7 @@ def _streaming(
         told["streaming"][entry] = followed(
             runner,
             tokenizer,
-            lambda entry=entry: contexts.make(entry, asked.segment, asked.answer_tokens),
+            partial(contexts.make, entry, asked.segment, asked.answer_tokens),
             stream.segments(asked.items, asked.questions),
             (asked.answer_tokens, asked.headline_tokens),
             f"news, {entry}",
@@ -235,7 +236,7 @@ def opened(text: str, search: PassageSearch, runner: Runner, tokenizer: Any) -> 
         return WAYS[name](search, runner, tokenizer, **given)
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"longtasks.searched.ways: {text!r} is no way; there is {', '.join(WAYS)}, each with whole numbers"
+            f"longtasks.searched.ways: {text!r} is none; there is {', '.join(WAYS)}, each with whole numbers"
         ) from error
 
 

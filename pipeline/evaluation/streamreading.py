@@ -1,4 +1,4 @@
-"""How a stream of news is remembered: questions about old items, and headlines, after each of its segments."""
+"""How a stream of news is remembered: questions about old items, and headlines, after each segment."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ def followed(
     limits: tuple[int, int],
     title: str = "",
 ) -> Figures:
-    """Let one context read a stream; after each segment a copy of it is asked, so that questions leave no trace.
+    """Let one context read a stream; copies of it are asked after each segment, so that it goes on as it was.
 
     Args:
         runner: on the device that computes.
@@ -64,9 +64,9 @@ def followed(
             headlines += [rouge_l(text, sample.answers[0]) for text, sample in zip(said, asked, strict=True)]
         held.append(context.held())
     streams = segment.ids.shape[0]
-    ages = {str(age): {"n": len(recall[age]), "f1": share(recall[age])} for age in sorted(recall)}
+    by_age = {str(age): {"n": len(recall[age]), "f1": share(recall[age])} for age in sorted(recall)}
     return {
-        "recall by items ago": ages,
+        "recall by items ago": by_age,
         "f1": share([value for values in recall.values() for value in values]),
         "n": sum(map(len, recall.values())),
         "headline rouge-l": mean(headlines) if headlines else None,

@@ -15,7 +15,6 @@ from pipeline.longcontext.baselines.settings import Baselines
 from pipeline.longcontext.context import Context
 from pipeline.longcontext.dsram import Dsram, Shape
 from pipeline.longcontext.lowrank import Bases
-from pipeline.longcontext.retriever import Retriever
 from pipeline.longcontext.running import Runner
 from pipeline.longcontext.settings import LongContext
 
@@ -57,8 +56,10 @@ class Contexts:
         return Dsram(settings, Shape.of(lm.config), self.retriever, self.bases, lm.device, lm.dtype)
 
     @cached_property
-    def retriever(self) -> Retriever:
+    def retriever(self) -> Any:
         """The trained retriever."""
+        from pipeline.longcontext.retriever import Retriever
+
         return Retriever.load(self._file("retriever")).to(self.runner.lm.device).eval()
 
     @cached_property

@@ -132,7 +132,7 @@ class Pruned(Passages):
 
 
 class Attending(FullKV):
-    """Sees everything, and notes what a prompt's last token attends to, on average over heads, in all layers."""
+    """Sees everything, and notes what a prompt's last token attends to: means over heads, in all layers."""
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.layers)
