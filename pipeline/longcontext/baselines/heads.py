@@ -55,7 +55,8 @@ class Scoring(RotatedKV):
         back = seen.queries_at[:, None] - places
         attention = logits.masked_fill(back < 0, -torch.inf).softmax(dim=-1)
         again = back.remainder(self.period)
-        ways = {"echo": (again == 0) & (back > 0), "induction": (again == self.period - 1) & (back > 1)}
+        former = (back > 0) & (seen.queries_at[:, None] >= self.period)
+        ways = {"echo": former & (again == 0), "induction": former & (again == self.period - 1)}
         for way, aimed in ways.items():
             given = (attention * aimed).sum(dim=(0, 2, 3)) / len(queries)
             self.sums[layer][way] = self.sums[layer].get(way, 0) + given

@@ -49,9 +49,10 @@ class Razor:
     """C (the paper: 5)."""
 
     def __post_init__(self) -> None:
-        if self.repeats < 2:
-            raise ValueError(f"razor.repeats must be at least 2, not {self.repeats}")
-        for name in ("tokens", "least", "part"):
+        for name in ("tokens", "repeats"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"razor.{name} must be at least 2, not {getattr(self, name)}")
+        for name in ("least", "part"):
             if getattr(self, name) < 1:
                 raise ValueError(f"razor.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("induction", "echo"):

@@ -67,9 +67,12 @@ class SnapKV(Evicting):
             raise UserError(
                 f"the budget is {kept} of {length} tokens, but the last {width} are kept in any case"
             )
-        masks = self.chosen(kept - width, width)
+        return self.chosen(kept - width, width)
+
+    def ready(self) -> None:
+        """See `Evicting.ready`."""
+        super().ready()
         self.last = [None] * len(self.last)
-        return masks
 
     def chosen(self, count: int, width: int) -> list[Bool[Tensor, "B G N"]]:
         """Return the masks where a prompt is longer than the budget.
