@@ -74,13 +74,14 @@ def _passkey(
         for entry, most in tasks.contexts.items():
             if most < length:
                 continue
+            few = samples[:: -(-count * length // tasks.most_tokens.get(entry, count * length))]
             title = f"passkey {kind}, {length:,} tokens, {entry}"
             row = measured(
                 runner,
                 tokenizer,
                 partial(contexts.make, entry, length, limit),
-                samples,
-                min(size, most // length, count),
+                few,
+                min(size, most // length, len(few)),
                 limit,
                 lambda said, sample: {"em": found(said, sample)},
                 title,

@@ -101,6 +101,9 @@ class LongTasks:
     contexts: dict[str, int]
     """NAME or NAME:key=value,… with other settings, and the tokens of all texts that it can read at once; the
     first is what the others are compared with."""
+    most_tokens: dict[str, int]
+    """Tokens of all samples of one row that a context reads at most, where all would take too long: fewer
+    samples then, over the same depths."""
     chunk: int
     """Tokens that are read at once, of each text."""
     asked: int

@@ -54,6 +54,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def tasks(**changes: Any) -> LongTasks:
     values: dict[str, Any] = {
         "contexts": {"full": 2000, STREAMING: 800, "snapkv:budget=0.5": 500},
+        "most_tokens": {STREAMING: 700},
         "chunk": 64,
         "asked": 160,
         "passkey": Passkey(digits=4, fillers=["classic"], lengths=[300, 700], samples=[3, 2], batches=[2, 2]),
@@ -104,6 +105,8 @@ def test_every_task_is_told_row_by_row(runner: Runner, tokenizer: Any, texts: Pa
             assert row["device bytes a text"] > 0
     assert rows["700"]["full"]["n"] == 2
     assert rows["700"][STREAMING]["batch"] == 1  # 800 tokens hold one text of 700
+    assert [rows[length][STREAMING]["n"] for length in rows] == [2, 1]  # of 3 and 2
+    assert rows["300"][STREAMING]["depths"] == rows["300"]["full"]["depths"][::2]
     assert rows["700"][STREAMING]["device bytes ratio"] < 1
     assert told["fits"]["classic"]["full"]["device bytes a text"] == pytest.approx(1, abs=0.1)
     assert told["fits"]["classic"]["snapkv:budget=0.5"]["ms a token"] is None
