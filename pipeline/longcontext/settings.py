@@ -71,3 +71,11 @@ class Dsram:
         ):
             if getattr(self, name) not in offered:
                 raise ValueError(f"{name} must be one of {', '.join(offered)}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongContext:
+    """The section."""
+
+    dsram: Dsram
+    """What DSRAM keeps, and how much it fetches."""
