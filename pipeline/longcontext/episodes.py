@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.longcontext.context import Context, Held, Seen
 from pipeline.longcontext.running import Runner, through
@@ -23,8 +24,9 @@ class Window:
 
     first_layer: int
     sinks: int
+    """First tokens of the text, whole blocks."""
     tokens: int
-    """Last tokens of the text, a multiple of `block`."""
+    """Last tokens of the text, whole blocks."""
     block: int
 
 
@@ -57,6 +59,25 @@ class Texts:
     values: list[Kept]
     states: Float[Tensor, "R N T C"]
     """Those that enter `first_layer`, of the blocks that can be fetched."""
+
+
+def joined(parts: list[Texts]) -> Texts:
+    """Return texts that were read apart as those of one reading; the parts are used up."""
+
+    def together(sides: list[list[Kept]]) -> list[Kept]:
+        layers = []
+        for layer in range(len(sides[0])):
+            kept = [side[layer] for side in sides]
+            blocks = [one.blocks for one in kept if one.blocks is not None]
+            local = torch.cat([one.local for one in kept])
+            layers.append(Kept(local, torch.cat(blocks) if blocks else None))
+            for side in sides:
+                side[layer] = layers[-1]  # the parts are let go, layer by layer
+        return layers
+
+    states = torch.cat([part.states for part in parts])
+    keys, values = together([part.keys for part in parts]), together([part.values for part in parts])
+    return Texts(parts[0].window, keys, values, states)
 
 
 class Reading(Context):
@@ -110,7 +131,7 @@ class Reading(Context):
         window = self.window
         states = torch.cat(self.states, dim=1)
         end = states.shape[1] - window.tokens
-        states = states[:, :end].unflatten(1, (-1, window.block))
+        states = states[:, window.sinks : end].unflatten(1, (-1, window.block))
 
         def kept(parts: list[Tensor | None]) -> list[Kept]:
             found = []
@@ -118,7 +139,8 @@ class Reading(Context):
                 assert whole is not None
                 blocks = None
                 if layer >= window.first_layer:
-                    blocks = whole[:, :, :end].unflatten(2, (-1, window.block)).transpose(1, 2).contiguous()
+                    blocks = whole[:, :, window.sinks : end].unflatten(2, (-1, window.block))
+                    blocks = blocks.transpose(1, 2).contiguous()
                 found.append(Kept(self.local(whole), blocks))
                 parts[layer] = None
             return found
@@ -133,10 +155,11 @@ def read(runner: Runner, ids: TokenIds, window: Window) -> Texts:
     Raises:
         ValueError: it isn't, or the window isn't.
     """
-    if window.tokens % window.block or ids.shape[1] % window.block or ids.shape[1] <= window.tokens:
+    uneven = any(count % window.block for count in (ids.shape[1], window.tokens, window.sinks))
+    if uneven or ids.shape[1] <= window.sinks + window.tokens:
         raise ValueError(
-            f"a text of {ids.shape[1]} tokens and a window of {window.tokens} must be whole blocks of "
-            f"{window.block}, the text the longer of the two"
+            f"a text of {ids.shape[1]} tokens must be whole blocks of {window.block} and longer than its sinks "
+            f"and window, {window.sinks} and {window.tokens} tokens, whole blocks too"
         )
     reading = Reading(runner.layers, window)
     for start in range(0, ids.shape[1], runner.chunk):
@@ -147,14 +170,13 @@ def read(runner: Runner, ids: TokenIds, window: Window) -> Texts:
 class Replay(Context):
     """Shows questions the sinks, what is fetched for them and the window of the texts they are asked of.
 
-    The question and its answer are one chunk. Fetched blocks stand next to the window, so that a question for
-    which fewer are fetched sees them where it would see them alone.
+    The question and its answer are one chunk. Positions are those of `Dsram`: as if what isn't fetched were
+    not there.
 
     Args:
         texts: that were read.
         rows: the text of each question.
         chosen: blocks that are fetched, in any order; -1 for none.
-        slots: blocks that positions are kept for, at least K.
         bias: nats added to the logits of a fetched block's tokens.
     """
 
@@ -163,13 +185,12 @@ class Replay(Context):
         texts: Texts,
         rows: Int[Tensor, " B"],
         chosen: Int[Tensor, "B K"],
-        slots: int,
         bias: Float[Tensor, "B K"] | None = None,
     ) -> None:
         chosen, order = chosen.sort(dim=1)  # -1 comes first, so what is fetched ends at the window
         self.texts, self.rows, self.chosen = texts, rows, chosen
         self.bias = None if bias is None else bias.gather(1, order)
-        self.skipped = (slots - chosen.shape[1]) * texts.window.block
+        self._placed: dict[int, tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = {}
 
     def read(
         self,
@@ -179,32 +200,36 @@ class Replay(Context):
         values: Float[Tensor, "B G T D"],
     ) -> Seen:
         """See `Context.read`."""
-        texts, width = self.texts, keys.shape[2]
-        chosen = self.chosen.clamp(min=0)
+        texts, width, chosen = self.texts, keys.shape[2], self.chosen.clamp(min=0)
         sinks, fetched, window = texts.keys[layer].seen(self.rows, chosen, texts.window.sinks)
-        parts = texts.values[layer].seen(self.rows, chosen, texts.window.sinks)
-        keys, values = torch.cat([sinks, fetched, window, keys], 2), torch.cat([*parts, values], 2)
-        positions = torch.arange(keys.shape[2], device=keys.device)
-        queries_at = positions[-width:]
-        if not fetched.shape[2]:
-            return Seen(keys, values, queries_at, positions)
-        positions = torch.where(positions < sinks.shape[2], positions, positions + self.skipped)
-        mask, bias = self._fetched(sinks.shape[2], keys.shape[2], width)
-        return Seen(keys, values, positions[-width:], positions, mask, bias)
+        others = texts.values[layer].seen(self.rows, chosen, texts.window.sinks)
+        keys, values = torch.cat([sinks, fetched, window, keys], 2), torch.cat([*others, values], 2)
+        count = fetched.shape[2]
+        if count not in self._placed:
+            self._placed[count] = self._place(count, keys.shape[2], width, keys.device)
+        positions, queries_at, mask, bias = self._placed[count]
+        return Seen(keys, values, queries_at, positions, mask, bias)
 
-    def _fetched(self, start: int, places: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Return who sees what, and the bias, where blocks are fetched."""
-        count = self.chosen.shape[1] * self.texts.window.block
-        here = (self.chosen >= 0).repeat_interleave(self.texts.window.block, dim=1)
-        mask = torch.ones(width, places, dtype=torch.bool, device=here.device).tril(places - width)
-        mask = mask.expand(len(here), 1, width, places).clone()
-        mask[:, :, :, start : start + count] &= here[:, None, None]
+    def _place(
+        self, count: int, places: int, width: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return the positions of keys and queries, who sees what, and the bias; `count` tokens are fetched."""
+        positions = torch.arange(places, device=device)
+        queries_at = positions[-width:]
+        if not count:
+            return positions, queries_at, None, None
+        block, start = self.texts.window.block, self.texts.window.sinks
+        absent = (self.chosen < 0).repeat_interleave(block, dim=1)
+        positions = positions.repeat(len(absent), 1)
+        positions[:, :start] += absent.sum(dim=1, keepdim=True)
+        mask = torch.ones(width, places, dtype=torch.bool, device=device).tril(places - width)
+        mask = mask.repeat(len(absent), 1, 1, 1)
+        mask[..., start : start + count] &= ~absent[:, None, None]
         if self.bias is None:
-            return mask, None
-        bias = self.bias.repeat_interleave(self.texts.window.block, dim=1)
-        bias = torch.cat([bias.new_zeros(len(bias), start), bias], dim=1)
-        bias = torch.nn.functional.pad(bias, (0, places - start - count))
-        return mask, bias[:, None, None].expand(-1, 1, width, -1)
+            return positions, queries_at, mask, None
+        bias = self.bias.repeat_interleave(block, dim=1)
+        bias = F.pad(bias, (start, places - start - count))
+        return positions, queries_at, mask, bias[:, None, None].expand(-1, 1, width, -1)
 
     def held(self) -> Held:
         """See `Context.held`."""
@@ -216,7 +241,7 @@ def asked(
     runner: Runner, texts: Texts, rows: Int[Tensor, " B"], ids: TokenIds
 ) -> Float[Tensor, "B T C"]:
     """Return the states of questions and their answers that enter the first layer that can fetch."""
-    context = Replay(texts, rows, rows.new_empty(len(rows), 0), slots=0)
+    context = Replay(texts, rows, rows.new_empty(len(rows), 0))
     states: Tensor = runner.lm.get_input_embeddings()(ids)
     return _layers(runner.lm, states, context, range(texts.window.first_layer))
 
