@@ -93,7 +93,7 @@ class Dsram(Context):
         """The first token behind the sinks that the window holds."""
         self._asked = False
         self._since = 0
-        self._last: Float[Tensor, "B C"] | None = None
+        self._last: Float[Tensor, "B T C"] | None = None
         self._absent: Bool[Tensor, "B R"] | None = None
         self._leaving: list[tuple[Tensor, Tensor]] = []
         self._step: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
@@ -122,28 +122,28 @@ class Dsram(Context):
     def observe(self, states: Float[Tensor, "B T C"]) -> None:
         """See `Context.observe`."""
         if self._selects:
-            self.select(states[:, -1], budget(self.settings, self._read))
+            self.select(states, budget(self.settings, self._read))
         elif not self.asking and self.settings.reading_k and self._last is not None:
             self.select(self._last, self.settings.reading_k)
         elif not self.asking:
             self._see(None)
         if self.settings.reading_k:
-            self._last = states[:, -1].clone()
+            self._last = states.clone()
         self._summaries.add(states, self.candidates[0])
 
-    def select(self, state: Float[Tensor, "B C"], most: int) -> None:
-        """Pick up to `most` blocks by the state of a token, and fetch them for all layers above.
+    def select(self, states: Float[Tensor, "B T C"], most: int) -> None:
+        """Pick up to `most` blocks by the states of tokens, and fetch them for all layers above.
 
         Args:
-            state: of the token that asks, as it enters layer ℓ_r.
+            states: of the tokens that ask, as they enter layer ℓ_r.
             most: blocks a row.
         """
         start, stop = self.candidates
         k = min(most, stop - start)
         if k <= 0:
-            self._see(state.new_full((len(state), 0), -1, dtype=torch.long))
+            self._see(states.new_full((len(states), 0), -1, dtype=torch.long))
             return
-        query = self.retriever.query(state)
+        query = self.retriever.query(states)
         scores = self.retriever.scores(query, self._summaries.of(start, stop).to(query.dtype))
         self._see(picked_blocks(scores, k, self.settings.stop, start))
 
@@ -212,7 +212,7 @@ class Dsram(Context):
 
     def _placed(
         self, front: int, others: int, width: int, device: torch.device
-    ) -> tuple[Int[Tensor, " S"], Int[Tensor, " T"], Bool[Tensor, "B 1 T S"] | None]:
+    ) -> tuple[Int[Tensor, " S"] | Int[Tensor, "B S"], Int[Tensor, " T"], Bool[Tensor, "B 1 T S"] | None]:
         """Return the positions of what is seen and of the queries, and a mask where some rows see less.
 
         Args:
@@ -231,14 +231,17 @@ class Dsram(Context):
             )
         sinks = self.settings.sinks
         places = torch.arange(front + others, device=device)
+        queries_at = places[-width:]
         if front:
             places = torch.cat([places[sinks : sinks + front], places[:sinks], places[sinks + front :]])
         if not front or self._absent is None:
-            return places, places[-width:], None
+            return places, queries_at, None
+        rows = places.repeat(len(self._absent), 1)
+        rows[:, front : front + sinks] += self._absent.sum(dim=1, keepdim=True)  # as without the absent ones
         mask = torch.ones(width, front + others, dtype=torch.bool, device=device).tril(front + others - width)
         mask = mask.repeat(len(self._absent), 1, 1, 1)
         mask[..., :front] &= ~self._absent[:, None, None]
-        return places, places[-width:], mask
+        return rows, queries_at, mask
 
     def _finish(self, width: int, after: int) -> None:
         """Close a step: what left the window becomes latents, of all layers at once."""
