@@ -6,7 +6,7 @@ the lower layers once, whatever is fetched for them; the upper layers are replay
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.longcontext.context import Context, Held, Seen
 from pipeline.longcontext.running import Runner, through
+from pipeline.longcontext.settings import Dsram
 from pipeline.shapes import TokenIds
 
 
@@ -29,6 +30,12 @@ class Window:
     """Last tokens of the text, whole blocks."""
     block: int
 
+    @classmethod
+    def of(cls, settings: Dsram) -> Self:
+        """Return what DSRAM sees with these settings when a text of whole blocks was read."""
+        tokens = -(-settings.window // settings.block) * settings.block
+        return cls(settings.first_layer, settings.sinks, tokens, settings.block)
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -38,6 +45,12 @@ class Kept:
     """Of the sinks, then of the window."""
     blocks: Float[Tensor, "R N G T D"] | None
     """Of what can be fetched; None in the lower layers."""
+
+    def fetched(self) -> Float[Tensor, "R N G T D"]:
+        """Return those of what can be fetched, in an upper layer."""
+        if self.blocks is None:
+            raise ValueError("a lower layer keeps no blocks")
+        return self.blocks
 
     def seen(
         self, rows: Int[Tensor, " B"], chosen: Int[Tensor, "B K"], sinks: int

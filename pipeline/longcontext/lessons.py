@@ -83,7 +83,7 @@ class Lessons:
 
 
 def lessons(
-    tokenizer: Any, teaching: Teaching, window: Window, fold: str, texts: int, asked: int, seed: int
+    tokenizer: Any, teaching: Teaching, window: Window, fold: str, seed: int
 ) -> Lessons:
     """Return texts of a fold and their questions.
 
@@ -92,8 +92,6 @@ def lessons(
         teaching: what they are made of.
         window: which blocks can be fetched.
         fold: one of `FOLDS`.
-        texts: R.
-        asked: tokens that ask, T.
         seed: of all draws.
 
     Raises:
@@ -101,8 +99,8 @@ def lessons(
     """
     fillers = [filler(kind, tokenizer) for kind in teaching.fillers]
     pool = [_pieces_of(name, fold) for name in teaching.sets]
-    made = _Made(tokenizer, teaching, window, asked)
-    for number in range(texts):
+    made = _Made(tokenizer, teaching, window)
+    for number in range(teaching.texts[fold]):
         generator = np.random.default_rng([seed, FOLDS.index(fold), number])
         made.add(fillers[number % len(fillers)], pool, fold, generator)
     return made.lessons()
@@ -142,8 +140,8 @@ def needles(digits: int, fold: str, generator: np.random.Generator) -> list[Piec
 class _Made:
     """Gathers texts and questions."""
 
-    def __init__(self, tokenizer: Any, teaching: Teaching, window: Window, asked: int) -> None:
-        self.tokenizer, self.teaching, self.window, self.asked = tokenizer, teaching, window, asked
+    def __init__(self, tokenizer: Any, teaching: Teaching, window: Window) -> None:
+        self.tokenizer, self.teaching, self.window = tokenizer, teaching, window
         self.texts: list[np.ndarray] = []
         self.rows: list[tuple[Any, ...]] = []
         self.wordings: dict[str, int] = {}
@@ -177,7 +175,7 @@ class _Made:
         self.texts.append(np.concatenate([*ids, filling[start:]]))
         for number, pieces in enumerate(chosen):
             own = [(spans[at], piece) for at, (owner, piece) in enumerate(flat) if owner == number]
-            self._ask(pieces[0], own, text.taken(sentence + len(flat), self.asked))
+            self._ask(pieces[0], own, text.taken(sentence + len(flat), self.teaching.asked))
 
     def _chosen(
         self, pool: Sequence[Sequence[tuple[Piece, ...]]], fold: str, generator: np.random.Generator
@@ -202,7 +200,7 @@ class _Made:
     def _ask(self, piece: Piece, spans: list[tuple[tuple[int, int], Piece]], filling: np.ndarray) -> None:
         question = encoded(self.tokenizer, piece.question)
         lead = filling.tolist() if piece.kind == "needle" else encoded(self.tokenizer, ragqa.EXAMPLES)
-        asked = [*filling.tolist(), *lead, *question][-self.asked :]
+        asked = [*filling.tolist(), *lead, *question][-self.teaching.asked :]
         answer = self._answer(piece)
         gold = [span for span, _ in spans]
         exact = [part for span, of in spans for part in self._words(span, of)] or gold

@@ -9,6 +9,8 @@ from pipeline.longcontext.policy import NEVER, NONE
 from pipeline.longcontext.settings import Hybrid
 from pipeline.shapes import CandidateScores
 
+TINY = 1e-30
+
 
 def relevance_loss(
     scores: CandidateScores, gold: Bool[Tensor, "B N"], known: Bool[Tensor, "B N"], margin: float
@@ -77,7 +79,8 @@ def attention_term(weights: Float[Tensor, "B H T S"], kind: str) -> Float[Tensor
     if kind == "frobenius":
         rows = weights.square().sum(dim=-1)
     elif kind == "entropy":
-        rows = -torch.xlogy(weights, weights).sum(dim=-1)
+        # what is masked weighs 0, where the logarithm has no gradient
+        rows = -(weights * weights.clamp(min=TINY).log()).sum(dim=-1)
     else:
         raise ValueError(f"attention_term must be frobenius or entropy, not {kind!r}")
     return rows.mean(dim=(1, 2))

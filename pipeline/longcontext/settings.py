@@ -95,6 +95,10 @@ class Teaching:
     """Of a needle's number."""
     answer_tokens: int
     """Tokens of an answer; questions with longer ones aren't asked."""
+    chunk: int
+    """Tokens of a text that are read at once."""
+    asked: int
+    """Tokens that count as the question, as in the section `longtasks`."""
     at_once: int
     """Texts that are read at once."""
     questions_at_once: int
@@ -205,6 +209,12 @@ class Ppo:
     """β, of a block."""
     floor: float
     """f: nats a token that halve α."""
+    others: float
+    """Weight of what keeps blocks of other texts below the stop action."""
+    other_blocks: int
+    """Blocks of all texts that this term looks at in a step."""
+    margin: float
+    """Nats that it keeps them below."""
 
     def __post_init__(self) -> None:
         if self.floor <= 0 or self.temperature <= 0 or self.clip <= 0:
@@ -231,8 +241,8 @@ class Training:
     """Fixed numbers of blocks that the warm start may retrieve instead of those above a threshold."""
     thresholds: list[float]
     """Thresholds that it may retrieve by."""
-    calibration: int
-    """Texts that the bases of keys and values are made of, at most."""
+    bootstrap_samples: int
+    """Resamples behind the intervals of what is measured."""
 
     def __post_init__(self) -> None:
         if self.limit < 1 or max(self.counts, default=1) > self.limit:
