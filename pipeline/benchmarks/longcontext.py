@@ -7,7 +7,6 @@ found goes to longcontext.json after each row, so that a run that is cut short k
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import Paths, stage
 from pipeline.evaluation.environment import overridden, provenance
