@@ -12,7 +12,7 @@ class Dsram:
     """Sinks, a local window and retrieved blocks; older tokens as latents in a ring."""
 
     first_layer: int
-    """ℓ_r: lowest layer that sees retrieved blocks; those below see sinks and window, and keep nothing else."""
+    """ℓ_r: lowest layer that sees retrieved blocks; those below keep and see sinks and window only."""
     block: int
     """Tokens of a block, what is retrieved as a whole."""
     sinks: int
@@ -46,7 +46,7 @@ class Dsram:
     summary_precision: str
     """What block summaries are kept in: int8 (a scale a block) or float16."""
     spill: str
-    """Where latents go that the ring overwrites: host, disk (once `host_bytes` are full), none (forgotten)."""
+    """Where latents go that the ring overwrites: host, disk (beyond `host_bytes`), none (forgotten)."""
     host_bytes: int
     """Host memory for latents where `spill` is disk; what comes after goes to files."""
     folder: str
