@@ -5,6 +5,7 @@ id at 0 that rotation is the identity, so the registered function below gets the
 active context, and rotates what comes back to the positions that the context gives.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,10 +18,13 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from pipeline.config import UserError
-from pipeline.longcontext.context import Context, Seen
+from pipeline.longcontext import attention
+from pipeline.longcontext.context import Context
 from pipeline.shapes import TokenIds
 
 NAME = "sdpa_through_context"
+REMEMBERED = 4
+"""Arrays of positions whose angles are kept during a step: of keys and queries, below and above a layer."""
 
 
 class Runner:
@@ -115,7 +119,30 @@ class Runner:
         return output
 
 
-_ACTIVE: ContextVar[tuple[Context, nn.Module]] = ContextVar("context")
+class Rotation:
+    """Cosines and sines of positions, computed once for all layers that are given the same positions.
+
+    Args:
+        rotary: the decoder's own embedding.
+    """
+
+    def __init__(self, rotary: nn.Module) -> None:
+        self._rotary = rotary
+        self._known: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=REMEMBERED)
+
+    def turned(
+        self, states: Float[Tensor, "B G S D"], positions: Int[Tensor, " S"]
+    ) -> Float[Tensor, "B G S D"]:
+        """Turn keys or queries to positions (RoPE, arXiv 2104.09864), in the library's pairs of halves."""
+        for known, cosine, sine in self._known:
+            if known is positions:
+                return rotated(states, cosine, sine)
+        cosine, sine = (part[:, None] for part in self._rotary(states, positions[None]))
+        self._known.append((positions, cosine, sine))
+        return rotated(states, cosine, sine)
+
+
+_ACTIVE: ContextVar[tuple[Context, Rotation]] = ContextVar("context")
 
 
 @contextmanager
@@ -126,7 +153,7 @@ def through(lm: Any, context: Context) -> Iterator[None]:
         context.observe(inputs[0] if inputs else options["hidden_states"])
 
     former = lm.config._attn_implementation
-    token = _ACTIVE.set((context, lm.base_model.rotary_emb))
+    token = _ACTIVE.set((context, Rotation(lm.base_model.rotary_emb)))
     watched = None if context.watched is None else lm.base_model.layers[context.watched]
     handle = watched.register_forward_pre_hook(observe, with_kwargs=True) if watched is not None else None
     lm.set_attn_implementation(NAME)
@@ -140,10 +167,9 @@ def through(lm: Any, context: Context) -> Iterator[None]:
 
 
 def rotated(
-    rotary: nn.Module, states: Float[Tensor, "B G S D"], positions: Int[Tensor, " S"]
+    states: Float[Tensor, "B G S D"], cosine: Float[Tensor, "1 1 S R"], sine: Float[Tensor, "1 1 S R"]
 ) -> Float[Tensor, "B G S D"]:
-    """Turn keys or queries to positions (RoPE, arXiv 2104.09864), in the halves that the library pairs."""
-    cosine, sine = (part[:, None] for part in rotary(states, positions[None]))
+    """Turn the first R numbers of keys or queries by angles; the others stay."""
     turned, left = states[..., : cosine.shape[-1]], states[..., cosine.shape[-1] :]
     first, second = turned.chunk(2, dim=-1)
     turned = turned * cosine + torch.cat([-second, first], dim=-1) * sine
@@ -159,26 +185,12 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "B T H D"], None]:
     """Attend to what the active context shows; the signature is the transformers library's."""
-    context, rotary = _ACTIVE.get()
+    context, rotation = _ACTIVE.get()
     seen = context.read(int(module.layer_idx), query, key, value)  # type: ignore[arg-type]
-    keys = seen.keys if seen.positions is None else rotated(rotary, seen.keys, seen.positions)
-    query = rotated(rotary, query, seen.queries_at)
-    output = F.scaled_dot_product_attention(
-        query, keys, seen.values, _mask(seen, query), scale=kwargs.get("scaling"), enable_gqa=True
-    )
+    keys = seen.keys if seen.positions is None else rotation.turned(seen.keys, seen.positions)
+    query = rotation.turned(query, seen.queries_at)
+    output = attention.attend(query, keys, seen.values, seen.mask, seen.bias, kwargs.get("scaling"))
     return output.transpose(1, 2).contiguous(), None
-
-
-def _mask(seen: Seen, query: Float[Tensor, "B H T D"]) -> Tensor | None:
-    width, places = query.shape[2], seen.keys.shape[2]
-    mask = seen.mask
-    if mask is None and width > 1:
-        ones = torch.ones(width, places, dtype=torch.bool, device=query.device)
-        mask = ones.tril(places - width)[None, None]
-    if seen.bias is None:
-        return mask
-    bias = seen.bias.to(query.dtype)
-    return bias if mask is None else bias.masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
 AttentionInterface.register(NAME, attend)
