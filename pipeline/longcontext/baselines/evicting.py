@@ -13,7 +13,7 @@ from pipeline.longcontext.context import Held, Seen
 
 
 class Lengths(NamedTuple):
-    """Tokens of a text, as far as they are known before it is read; 0 for unknown."""
+    """Tokens of a text and of what is answered to it; buffers are made for so many."""
 
     prompt: int
     answer: int

@@ -110,7 +110,8 @@ def retrieval_groups(
 
 def measured(runner: Runner, razor: Razor, seed: int, folder: Path) -> dict[str, Float[Tensor, "L H"]]:
     """Return `head_scores`, from a file in `folder` where this model was measured before."""
-    signs = [[name, float(part.double().sum())] for name, part in sorted(runner.lm.named_parameters())]
+    # to six digits: sums differ in the last ones from machine to machine
+    signs = [f"{name} {part.double().sum():.5e}" for name, part in sorted(runner.lm.named_parameters())]
     asked = {"tokens": razor.tokens, "repeats": razor.repeats, "seed": seed}
     digest = hashlib.sha256(json.dumps([signs, asked]).encode()).hexdigest()[:16]
     file = folder / f"{digest}.json"

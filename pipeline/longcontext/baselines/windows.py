@@ -116,7 +116,7 @@ class Windowed(Context):
     def _placing(
         self, length: int, sinks: int, again: int, turns: int, width: int, device: torch.device
     ) -> tuple[Int[Tensor, " S"], Int[Tensor, " T"], Bool[Tensor, "1 1 T S"] | None]:
-        """Return the positions of keys and queries, and the mask: the same arrays for all layers of a step."""
+        """Return positions of keys and queries, and the mask: the same arrays for all layers of a step."""
         each = again // turns
         places = torch.arange(length - again, device=device)
         positions = torch.where(places < sinks, places, places + each)
