@@ -53,7 +53,7 @@ class Contexts:
             return baselines.build(name, self.runner, others, Lengths(prompt=prompt, answer=answer))
         lm = self.runner.lm
         settings = changed(self.settings.dsram, changes, "longcontext")
-        return Dsram(settings, Shape.of(lm.config), self.retriever, self.bases, lm.device, lm.dtype)
+        return Dsram(settings, Shape.of(lm.config), self.retriever, self.bases, lm.device)
 
     @cached_property
     def retriever(self) -> Any:
