@@ -77,8 +77,9 @@ class Units(Way):
         self.first = [0]
         """First passage of each unit, and the one behind the last."""
         held = 0
-        for place, passage in enumerate(self.search.passages):
-            size = len(encoded(self.tokenizer, shown(passage)))
+        texts = [shown(passage) for passage in self.search.passages]
+        sizes = map(len, self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+        for place, size in enumerate(sizes):
             if held and held + size > tokens:
                 self.first.append(place)
                 held = 0

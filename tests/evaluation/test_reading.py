@@ -68,6 +68,7 @@ def tasks(**changes: Any) -> LongTasks:
             segment=500,
             made=1,
             questions=2,
+            headlines=2,
             answer_tokens=3,
             headline_tokens=3,
         ),
@@ -80,6 +81,7 @@ def tasks(**changes: Any) -> LongTasks:
                 f"passages:count=2@{STREAMING}",
                 "pruned:count=2,tokens=3@full",
             ],
+            batch=2,
             answer_tokens=3,
         ),
         "baselines": baselines(),
@@ -241,7 +243,7 @@ def test_questions_leave_no_trace_in_a_stream(runner: Runner, tokenizer: Any, te
         contexts.append(FullKV(runner.layers))
         return contexts[-1]
 
-    told = followed(runner, tokenizer, make, stream().segments(6, 2), (2, 3))
+    told = followed(runner, tokenizer, make, stream().segments(6, 2, 2), (2, 3))
     [context] = contexts
     tokens = told["tokens of a stream"]
     assert context.held().device == FullKVBytes.of(runner, 2 * tokens)
@@ -336,4 +338,4 @@ def test_settings_that_can_not_be_are_named(changes: dict[str, Any], text: str) 
     with pytest.raises(ValueError, match="one entry a length"):
         Passkey(digits=1, fillers=[], lengths=[5], samples=[], batches=[])
     with pytest.raises(ValueError, match=r"longtasks\.searched\.sets must be of nq, hotpotqa, not 'x'"):
-        Searched(sets=["x"], passages=1, samples=1, ways=[], answer_tokens=1)
+        Searched(sets=["x"], passages=1, samples=1, ways=[], batch=1, answer_tokens=1)
