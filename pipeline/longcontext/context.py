@@ -21,8 +21,8 @@ class Seen:
     values: Float[Tensor, "B G S D"]
     queries_at: Int[Tensor, " T"]
     """Positions of the queries."""
-    positions: Int[Tensor, " S"] | None = None
-    """Positions of the keys; None where they are rotated already."""
+    positions: Int[Tensor, " S"] | Int[Tensor, "B S"] | None = None
+    """Positions of the keys, of each text its own where they differ; None where they are rotated already."""
     mask: Bool[Tensor, "#B #G T S"] | None = None
     """True where a query sees a key; None where each sees all keys but those of later queries."""
     bias: Float[Tensor, "#B #G T S"] | None = None

@@ -212,7 +212,7 @@ class Dsram(Context):
 
     def _placed(
         self, front: int, others: int, width: int, device: torch.device
-    ) -> tuple[Int[Tensor, " S"], Int[Tensor, " T"], Bool[Tensor, "B 1 T S"] | None]:
+    ) -> tuple[Int[Tensor, " S"] | Int[Tensor, "B S"], Int[Tensor, " T"], Bool[Tensor, "B 1 T S"] | None]:
         """Return the positions of what is seen and of the queries, and a mask where some rows see less.
 
         Args:
@@ -231,14 +231,17 @@ class Dsram(Context):
             )
         sinks = self.settings.sinks
         places = torch.arange(front + others, device=device)
+        queries_at = places[-width:]
         if front:
             places = torch.cat([places[sinks : sinks + front], places[:sinks], places[sinks + front :]])
         if not front or self._absent is None:
-            return places, places[-width:], None
+            return places, queries_at, None
+        rows = places.repeat(len(self._absent), 1)
+        rows[:, front : front + sinks] += self._absent.sum(dim=1, keepdim=True)  # as without the absent ones
         mask = torch.ones(width, front + others, dtype=torch.bool, device=device).tril(front + others - width)
         mask = mask.repeat(len(self._absent), 1, 1, 1)
         mask[..., :front] &= ~self._absent[:, None, None]
-        return places, places[-width:], mask
+        return rows, queries_at, mask
 
     def _finish(self, width: int, after: int) -> None:
         """Close a step: what left the window becomes latents, of all layers at once."""

@@ -86,11 +86,11 @@ class Stream:
             self.place, self.count = self.place + taken, self.count + taken + self.made
             recall = [self._recall(told, questions) for told in self.told]
             coming = [self.items[(self.place + step) % len(self.items)] for step in range(headlines)]
-            headlines = [
+            asked = [
                 [self._sample(SUMMED.format(text=one.text), one.headline) for one in coming]
                 for _ in self.told
             ]
-            yield Segment(rows, recall, headlines)
+            yield Segment(rows, recall, asked)
 
     def _rows(self) -> tuple[Int[Tensor, "B T"], int]:
         """Return the tokens of the next segment, and how many real items stand in it."""

@@ -132,13 +132,13 @@ class Rotation:
         self._known: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=REMEMBERED)
 
     def turned(
-        self, states: Float[Tensor, "B G S D"], positions: Int[Tensor, " S"]
+        self, states: Float[Tensor, "B G S D"], positions: Int[Tensor, " S"] | Int[Tensor, "B S"]
     ) -> Float[Tensor, "B G S D"]:
         """Turn keys or queries to positions (RoPE, arXiv 2104.09864), in the library's pairs of halves."""
         for known, cosine, sine in self._known:
             if known is positions:
                 return rotated(states, cosine, sine)
-        cosine, sine = (part[:, None] for part in self._rotary(states, positions[None]))
+        cosine, sine = (part[:, None] for part in self._rotary(states, positions.view(-1, positions.shape[-1])))
         self._known.append((positions, cosine, sine))
         return rotated(states, cosine, sine)
 
@@ -168,7 +168,7 @@ def through(lm: Any, context: Context) -> Iterator[None]:
 
 
 def rotated(
-    states: Float[Tensor, "B G S D"], cosine: Float[Tensor, "1 1 S R"], sine: Float[Tensor, "1 1 S R"]
+    states: Float[Tensor, "B G S D"], cosine: Float[Tensor, "#B 1 S R"], sine: Float[Tensor, "#B 1 S R"]
 ) -> Float[Tensor, "B G S D"]:
     """Turn the first R numbers of keys or queries by angles; the others stay."""
     turned, left = states[..., : cosine.shape[-1]], states[..., cosine.shape[-1] :]

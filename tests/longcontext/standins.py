@@ -3,17 +3,18 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.longcontext.settings import Dsram
 
 BLOCK = 4
 
 
-class Random:
+class Random(nn.Module):
     """Compares projections of mean states; nothing in it is learned."""
 
     def __init__(self, hidden: int, size: int = 8) -> None:
+        super().__init__()
         self.projection = torch.randn(hidden, size, generator=torch.Generator().manual_seed(7))
 
     def summaries(self, states: Tensor) -> Tensor:
