@@ -15,7 +15,7 @@ class Observation:
     pooling: int
     """Neighbours that a score is pooled over, itself included; odd (KV-Compress: 7; SnapKV's code: 5)."""
     pool: str
-    """`max` (KV-Compress, and SnapKV as KV-Compress describes it) or `mean` (the default of SnapKV's code)."""
+    """`max` (KV-Compress, which says that of SnapKV too) or `mean` (the default of SnapKV's code)."""
 
     def __post_init__(self) -> None:
         if self.queries < 1:
