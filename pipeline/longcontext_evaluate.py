@@ -48,13 +48,19 @@ def longcontext_evaluate(
 def passkey_lines(told: Figures) -> list[str]:
     """Return a line for each row of the passkey task."""
     return [
-        f"passkey, {filler}, {int(length):,} tokens, {entry}: "
-        + (row.get("reason") or f"{100 * row['em']['mean']:.0f} % of {row['n']} found, ")
-        + f"{row.get('ms a token') or 0:.1f} ms a token, {row.get('device bytes a text', 0) / 2**20:.1f} MiB"
+        f"passkey, {filler}, {int(length):,} tokens, {entry}: {_said(row)}"
         for filler, lengths in told["passkey"].items()
         for length, rows in lengths.items()
         for entry, row in rows.items()
     ]
+
+
+def _said(row: Figures) -> str:
+    if "reason" in row:
+        return str(row["reason"])
+    mebibytes = row["device bytes a text"] / 2**20
+    found = f"{row['em']['mean']:.0%} of {row['n']} found"
+    return f"{found}, {row['ms a token']:.1f} ms a step, {mebibytes:.1f} MiB a text on the device"
 
 
 if __name__ == "__main__":

@@ -67,13 +67,8 @@ def over_lengths(rows: dict[str, dict[str, Figures]], filler: str) -> list[Panel
         found: dict[str, list[Point]] = {}
         for length, of_length in rows.items():
             for entry, row in of_length.items():
-                value = row.get(name)
-                if value is not None:
-                    bounds = (
-                        value if isinstance(value, dict) else dict.fromkeys(("mean", "low", "high"), value)
-                    )
-                    point = Point(int(length), *(times * bounds[key] for key in BOUNDS))
-                    found.setdefault(entry, []).append(point)
+                if row.get(name) is not None:
+                    found.setdefault(entry, []).append(_point(int(length), row[name], times))
         return found
 
     return [
@@ -81,6 +76,12 @@ def over_lengths(rows: dict[str, dict[str, Figures]], filler: str) -> list[Panel
         Panel(f"{filler}: time of a step", series("ms a token", 1), "tokens", "ms", "xy"),
         Panel(f"{filler}: held on the device", series("device bytes a text", 2**-20), "tokens", "MiB", "xy"),
     ]
+
+
+def _point(length: int, value: Any, times: float) -> Point:
+    """Return a figure with its interval, or a number as one without."""
+    bounds = value if isinstance(value, dict) else dict.fromkeys(BOUNDS, value)
+    return Point(length, *(times * bounds[key] for key in BOUNDS))
 
 
 if __name__ == "__main__":

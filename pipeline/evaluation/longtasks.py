@@ -195,7 +195,7 @@ def _streaming(
             runner,
             tokenizer,
             partial(contexts.make, entry, asked.segment, asked.answer_tokens),
-            stream.segments(asked.items, asked.questions),
+            stream.segments(asked.items, asked.questions, asked.headlines),
             (asked.answer_tokens, asked.headline_tokens),
             f"news, {entry}",
         )
@@ -241,7 +241,6 @@ def opened(text: str, search: PassageSearch, runner: Runner, tokenizer: Any) -> 
         ) from error
 
 
-@torch.no_grad()
 def answered(
     way: Way,
     runner: Runner,
@@ -251,24 +250,39 @@ def answered(
     questions: Sequence[Asked],
     tasks: LongTasks,
 ) -> Figures:
-    """Return how questions are answered from what is found, one at a time, and the tokens that are read."""
-    limit, right, read_tokens, before, held = tasks.searched.answer_tokens, [], [], [], []
-    for question in questions:
-        prompt = way.prompt(question.text)
-        sample = Sample(
-            torch.tensor(prompt.ids), min(tasks.asked, len(prompt.ids)), question.answers, (), 0.0
-        )
-        context = contexts.make(entry, len(prompt.ids), limit)
-        reading = read(runner, tokenizer, context, [sample], limit)
-        right.append(_judged(reading.said[0], sample))
-        read_tokens.append(len(prompt.ids))
-        before.append(prompt.before)
-        held.append(reading.held.device)
+    """Return how questions are answered from what is found, and the tokens that are read.
+
+    Prompts of about one length are read at once; lines are put in front of the shorter ones, uncounted.
+    """
+    limit = tasks.searched.answer_tokens
+    prompts = [way.prompt(question.text) for question in questions]
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place].ids))
+    [line] = set(encoded(tokenizer, "\n"))
+    right: dict[int, dict[str, float]] = {}
+    held: dict[int, int] = {}
+    for start in range(0, len(order), tasks.searched.batch):
+        places = order[start : start + tasks.searched.batch]
+        length = len(prompts[places[-1]].ids)
+        samples = [
+            Sample(
+                torch.tensor([line] * (length - len(prompts[place].ids)) + prompts[place].ids),
+                min(tasks.asked, len(prompts[places[0]].ids)),
+                questions[place].answers,
+                (),
+                0.0,
+            )
+            for place in places
+        ]
+        reading = read(runner, tokenizer, contexts.make(entry, length, limit), samples, limit)
+        for place, said, sample in zip(places, reading.said, samples, strict=True):
+            right[place] = _judged(said, sample)
+            held[place] = reading.held.device // len(places)
+    each = {name: [right[place][name] for place in range(len(questions))] for name in ("em", "f1")}
     return {
         "n": len(questions),
-        "right": {name: [round(one[name], 4) for one in right] for name in ("em", "f1")},
-        **{name: share([one[name] for one in right]) for name in ("em", "f1")},
-        "prefill tokens": float(np.mean(read_tokens)),
-        "tokens read before": float(np.mean(before)),
-        "device bytes a text": float(np.mean(held)),
+        "right": {name: [round(value, 4) for value in values] for name, values in each.items()},
+        **{name: share(values) for name, values in each.items()},
+        "prefill tokens": float(np.mean([len(prompt.ids) for prompt in prompts])),
+        "tokens read before": float(np.mean([prompt.before for prompt in prompts])),
+        "device bytes a text": float(np.mean(list(held.values()))),
     }

@@ -76,8 +76,8 @@ class Stream:
         """Of each stream: at which item, the question, the answer."""
         self.place, self.count = 0, 0
 
-    def segments(self, items: int, questions: int) -> Iterator[Segment]:
-        """Yield segments until `items` items were told, each with at most so many questions of a kind.
+    def segments(self, items: int, questions: int, headlines: int) -> Iterator[Segment]:
+        """Yield segments until `items` items were told, each with at most so many questions, and headlines.
 
         Questions go over what was told so far from its beginning on, evenly.
         """
@@ -85,12 +85,12 @@ class Stream:
             rows, taken = self._rows()
             self.place, self.count = self.place + taken, self.count + taken + self.made
             recall = [self._recall(told, questions) for told in self.told]
-            coming = [self.items[(self.place + step) % len(self.items)] for step in range(questions)]
-            headlines = [
+            coming = [self.items[(self.place + step) % len(self.items)] for step in range(headlines)]
+            asked = [
                 [self._sample(SUMMED.format(text=one.text), one.headline) for one in coming]
                 for _ in self.told
             ]
-            yield Segment(rows, recall, headlines)
+            yield Segment(rows, recall, asked)
 
     def _rows(self) -> tuple[Int[Tensor, "B T"], int]:
         """Return the tokens of the next segment, and how many real items stand in it."""

@@ -15,6 +15,7 @@ from pipeline.longcontext.baselines.settings import Baselines
 from pipeline.longcontext.context import Context
 from pipeline.longcontext.dsram import Dsram, Shape
 from pipeline.longcontext.lowrank import Bases
+from pipeline.longcontext.retriever import Retriever
 from pipeline.longcontext.running import Runner
 from pipeline.longcontext.settings import LongContext
 
@@ -53,13 +54,11 @@ class Contexts:
             return baselines.build(name, self.runner, others, Lengths(prompt=prompt, answer=answer))
         lm = self.runner.lm
         settings = changed(self.settings.dsram, changes, "longcontext")
-        return Dsram(settings, Shape.of(lm.config), self.retriever, self.bases, lm.device, lm.dtype)
+        return Dsram(settings, Shape.of(lm.config), self.retriever, self.bases, lm.device)
 
     @cached_property
-    def retriever(self) -> Any:
+    def retriever(self) -> Retriever:
         """The trained retriever."""
-        from pipeline.longcontext.retriever import Retriever
-
         return Retriever.load(self._file("retriever")).to(self.runner.lm.device).eval()
 
     @cached_property

@@ -14,7 +14,8 @@ from pipeline.longcontext.samples import Sample, encoded
 
 HEAD = "There is important information hidden in a lot of other text. Find it and remember it."
 NEEDLE = " The pass key is {key}. Remember it. {key} is the pass key."
-TAIL = "\n\nWhat is the pass key? The pass key is"
+TAIL = "\n\nWhat is the pass key, the number hidden in the text? Remember it. The pass key is"
+"""Says that it is a number: a small model else says what a pass key is."""
 
 
 def passkeys(

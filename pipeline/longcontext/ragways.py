@@ -18,7 +18,7 @@ from pipeline.longcontext.context import FullKV, Seen
 from pipeline.longcontext.corpora import sentences
 from pipeline.longcontext.passagesearch import PassageSearch
 from pipeline.longcontext.ragqa import HEAD, prompt, shown
-from pipeline.longcontext.running import Runner, rotated
+from pipeline.longcontext.running import Rotation, Runner
 from pipeline.longcontext.samples import encoded
 
 
@@ -77,8 +77,9 @@ class Units(Way):
         self.first = [0]
         """First passage of each unit, and the one behind the last."""
         held = 0
-        for place, passage in enumerate(self.search.passages):
-            size = len(encoded(self.tokenizer, shown(passage)))
+        texts = [shown(passage) for passage in self.search.passages]
+        sizes = map(len, self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+        for place, size in enumerate(sizes):
             if held and held + size > tokens:
                 self.first.append(place)
                 held = 0
@@ -136,7 +137,7 @@ class Attending(FullKV):
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.layers)
-        self._rotary = runner.lm.base_model.rotary_emb
+        self._rotation = Rotation(runner.rotary)
         self._summed: Float[Tensor, "B S"] | None = None
 
     def read(
@@ -149,8 +150,8 @@ class Attending(FullKV):
         """See `Context.read`."""
         seen = super().read(layer, queries, keys, values)
         if self.asking:
-            known = seen.keys if seen.positions is None else rotated(self._rotary, seen.keys, seen.positions)
-            last = rotated(self._rotary, queries[:, :, -1:], seen.queries_at[-1:])
+            known = seen.keys if seen.positions is None else self._rotation.turned(seen.keys, seen.positions)
+            last = self._rotation.turned(queries[:, :, -1:], seen.queries_at[-1:])
             known = known.repeat_interleave(last.shape[1] // known.shape[1], dim=1)
             weights = torch.softmax((last @ known.mT).float() / last.shape[-1] ** 0.5, dim=-1)
             mean = weights[:, :, 0].mean(dim=1)

@@ -68,7 +68,9 @@ class Streaming:
     made: int
     """Made-up items of a segment and stream."""
     questions: int
-    """Questions, and headlines, of a round and stream at most."""
+    """Questions of a round and stream at most."""
+    headlines: int
+    """Headlines of a round and stream."""
     answer_tokens: int
     """Tokens of an answer."""
     headline_tokens: int
@@ -87,6 +89,8 @@ class Searched:
     """Questions of each set at most, drawn by the seed."""
     ways: list[str]
     """WAY:key=value,…@CONTEXT: what of the found is read (see `ragways`), and through what."""
+    batch: int
+    """Prompts that are read at once."""
     answer_tokens: int
     """Tokens of an answer at most."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, UserError
 from pipeline.evaluation import reading
 from pipeline.evaluation.longtasks import everything, fits, opened
 from pipeline.evaluation.reading import costs, exponent, measured, read, share, wilson
@@ -24,8 +24,10 @@ from pipeline.longcontext.passkey import passkeys
 from pipeline.longcontext.ragways import Attending
 from pipeline.longcontext.running import Runner
 from pipeline.longcontext.samples import Sample
+from pipeline.longcontext.settings import LongContext
 from pipeline.longcontext.tasks import LongTasks, Passkey, Questions, Searched, Streaming
 from tests.longcontext.baseline_settings import baselines
+from tests.longcontext.standins import Random, dsram_settings
 from tests.longcontext.test_tasks import forget
 from tests.longcontext.texts import written
 from tests.tiny import tiny_decoder, tiny_tokenizer
@@ -66,6 +68,7 @@ def tasks(**changes: Any) -> LongTasks:
             segment=500,
             made=1,
             questions=2,
+            headlines=2,
             answer_tokens=3,
             headline_tokens=3,
         ),
@@ -78,6 +81,7 @@ def tasks(**changes: Any) -> LongTasks:
                 f"passages:count=2@{STREAMING}",
                 "pruned:count=2,tokens=3@full",
             ],
+            batch=2,
             answer_tokens=3,
         ),
         "baselines": baselines(),
@@ -119,6 +123,47 @@ def test_every_task_is_told_row_by_row(runner: Runner, tokenizer: Any, texts: Pa
     pruned = ways["pruned:count=2,tokens=3@full"]
     assert pruned["prefill tokens"] < pruned["tokens read before"]
     assert told["streaming"][STREAMING]["n"] > 0
+
+
+class Untrained(Contexts):
+    """DSRAM with a retriever of random numbers."""
+
+    retriever = Random(hidden=48)  # type: ignore[assignment]
+    bases = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("spill", ["none", "host", "disk"])
+def test_dsram_reads_every_task(spill: str, runner: Runner, tokenizer: Any, texts: Path) -> None:
+    entry = f"dsram:spill={spill},ring=32"
+    asked = tasks(contexts={"full": 2000, entry: 1400})
+    asked = replace(
+        asked,
+        streaming=replace(asked.streaming, contexts=[entry]),
+        searched=replace(asked.searched, ways=[f"passages:count=2@{entry}"]),
+    )
+    ours = LongContext(dsram=dsram_settings(window=64, room=200))
+    told = everything(
+        runner, tokenizer, Untrained(runner, ours, asked.baselines, texts), asked, 0, lambda told: None
+    )
+    rows = [of[entry] for of in told["passkey"]["classic"].values()]
+    assert len(rows) == 2
+    assert rows[1]["device bytes ratio"] < 1
+    assert (rows[1]["host bytes a text"] > 0) == (spill == "host")
+    assert (rows[1]["disk bytes a text"] > 0) == (spill == "disk")
+    assert told["streaming"][entry]["n"] > 0
+    assert told["searched"]["nq"][f"passages:count=2@{entry}"]["n"] == 3
+
+
+def test_what_was_not_trained_is_named(runner: Runner, tmp_path: Path) -> None:
+    contexts = Contexts(runner, LongContext(dsram=dsram_settings()), baselines(), tmp_path)
+    with pytest.raises(
+        UserError, match=r"retriever\.safetensors: not found; run `dvc repro longcontext_train`"
+    ):
+        contexts.make("dsram", 10, 2)
+    with pytest.raises(ConfigError, match=r"unknown key longcontext\.rings"):
+        contexts.make("dsram:rings=2", 10, 2)
+    with pytest.raises(UserError, match="no context 'none'; there is full"):
+        contexts.make("none", 10, 2)
 
 
 def test_what_is_read_is_what_the_runner_generates(runner: Runner, tokenizer: Any) -> None:
@@ -198,7 +243,7 @@ def test_questions_leave_no_trace_in_a_stream(runner: Runner, tokenizer: Any, te
         contexts.append(FullKV(runner.layers))
         return contexts[-1]
 
-    told = followed(runner, tokenizer, make, stream().segments(6, 2), (2, 3))
+    told = followed(runner, tokenizer, make, stream().segments(6, 2, 2), (2, 3))
     [context] = contexts
     tokens = told["tokens of a stream"]
     assert context.held().device == FullKVBytes.of(runner, 2 * tokens)
@@ -293,4 +338,4 @@ def test_settings_that_can_not_be_are_named(changes: dict[str, Any], text: str) 
     with pytest.raises(ValueError, match="one entry a length"):
         Passkey(digits=1, fillers=[], lengths=[5], samples=[], batches=[])
     with pytest.raises(ValueError, match=r"longtasks\.searched\.sets must be of nq, hotpotqa, not 'x'"):
-        Searched(sets=["x"], passages=1, samples=1, ways=[], answer_tokens=1)
+        Searched(sets=["x"], passages=1, samples=1, ways=[], batch=1, answer_tokens=1)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipeline.longcontext.attention import attend
 from pipeline.longcontext.baselines.buffers import Growing
 from pipeline.longcontext.baselines.evicting import Evicting, Lengths
 from pipeline.longcontext.baselines.kept import Kept
@@ -22,7 +23,7 @@ from pipeline.longcontext.baselines.settings import Landmarks, Observation, Ques
 from pipeline.longcontext.baselines.snapkv import SnapKV
 from pipeline.longcontext.baselines.windows import StreamingLLM
 from pipeline.longcontext.context import Context, Seen
-from pipeline.longcontext.running import rotated
+from pipeline.longcontext.running import Rotation
 from tests.longcontext.baseline_settings import decoder
 
 ROWS, HEADS, GROUPS, SIZE = 2, 4, 2, 8
@@ -125,11 +126,10 @@ def test_heads_and_layers_compete_for_one_budget() -> None:
     context.ready()
     seen = one_more(context, 0, torch.zeros(ROWS, HEADS, 1, SIZE))
     assert seen.mask is not None
-    assert seen.mask.shape == (ROWS, HEADS, 1, int(counts[0].max()) + 1)
+    assert seen.mask.shape == (ROWS, GROUPS, 1, int(counts[0].max()) + 1)
     for row in range(ROWS):
-        for head in range(HEADS):
-            group = head // (HEADS // GROUPS)
-            visible = seen.keys[row, group][seen.mask[row, head, 0]]
+        for group in range(GROUPS):
+            visible = seen.keys[row, group][seen.mask[row, group, 0]]
             assert torch.equal(visible[:-1], keys[row, group][masks[0, row, group]])
 
 
@@ -201,10 +201,9 @@ def test_only_retrieval_heads_keep_all_and_the_others_one_token_for_the_rest() -
     for layer in range(2):
         seen = one_more(context, layer, torch.zeros(ROWS, HEADS, 1, SIZE))
         assert seen.bias is not None
-        for head in range(HEADS):
-            group = head // 2
-            visible = slice(None) if seen.mask is None else seen.mask[0, head, 0]
-            shown, bias = seen.keys[0, group][visible][:-1], seen.bias[0, head, 0]
+        for group in range(GROUPS):
+            visible = slice(None) if seen.mask is None else seen.mask[0, group, 0]
+            shown, bias = seen.keys[0, group][visible][:-1], seen.bias[0, group, 0]
             if whole[layer, group]:
                 assert torch.equal(shown, keys[0, group])
                 assert not bias.any()
@@ -225,10 +224,11 @@ def test_equal_keys_and_values_are_not_missed_where_one_token_stands_for_them() 
     context.ready()
     query = noise(ROWS, HEADS, 1, SIZE, seed=9)
     seen = one_more(context, 0, query)
-    attend = nn.functional.scaled_dot_product_attention
-    given_ = attend(query, seen.keys, seen.values, seen.bias, enable_gqa=True)
-    every = torch.cat([keys, torch.zeros(ROWS, GROUPS, 1, SIZE)], dim=2)
-    torch.testing.assert_close(given_, attend(query, every, every, enable_gqa=True))
+    right = torch.cat([keys, torch.zeros(ROWS, GROUPS, 1, SIZE)], dim=2)
+    torch.testing.assert_close(
+        attend(query, seen.keys, seen.values, seen.mask, seen.bias, None),
+        attend(query, right, right, None, None, None),
+    )
 
 
 @given(seed=st.integers(0, 1000), page=st.integers(1, 9))
@@ -348,8 +348,8 @@ def test_queries_rotated_late_are_those_that_the_model_computes() -> None:
         part = slice(start, start + 6)
         context.read(0, queries[:, :, part], keys[:, :, part], keys[:, :, part])
     at = torch.arange(20)
-    turned = rotated(lm.base_model.rotary_emb, queries, at)[:, :, -2:]
-    right = received(turned, rotated(lm.base_model.rotary_emb, keys, at))[..., :-2]
+    turned = Rotation(lm.base_model.rotary_emb).turned(queries, at)[:, :, -2:]
+    right = received(turned, Rotation(lm.base_model.rotary_emb).turned(keys, at))[..., :-2]
     torch.testing.assert_close(context.scores(0, 2), right)
 
 
@@ -362,17 +362,15 @@ def test_what_is_kept_is_seen_whatever_the_heads_keep(data: st.DataObject) -> No
     keys = noise(ROWS, GROUPS, length, SIZE)
     kept = Kept(keys, keys, mask, room=2)
     new = noise(ROWS, GROUPS, answer, SIZE, seed=3)
-    seen = kept.seen(HEADS, new, new, torch.arange(answer))
+    seen = kept.seen(new, new, torch.arange(answer))
     for row in range(ROWS):
-        for head in range(HEADS):
+        for group in range(GROUPS):
             for query in range(answer):
                 width = seen.keys.shape[2]
                 causal = torch.arange(width) <= width - answer + query
-                visible = causal if seen.mask is None else seen.mask[row, head, query]
-                right = torch.cat(
-                    [keys[row, head // 2][mask[row, head // 2]], new[row, head // 2, : query + 1]]
-                )
-                assert torch.equal(seen.keys[row, head // 2][visible], right)
+                visible = causal if seen.mask is None else seen.mask[row, group, query]
+                right = torch.cat([keys[row, group][mask[row, group]], new[row, group, : query + 1]])
+                assert torch.equal(seen.keys[row, group][visible], right)
 
 
 @given(widths=st.lists(st.integers(1, 9), min_size=1, max_size=9), room=st.integers(0, 30))

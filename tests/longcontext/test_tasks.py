@@ -125,7 +125,7 @@ def test_questions_that_do_not_fit_are_left_out(tokenizer: Any) -> None:
 
 def test_a_stream_tells_its_items_and_asks_about_old_ones(tokenizer: Any, texts: Path) -> None:
     stream = Stream(tokenizer, corpora.news(), streams=2, tokens=600, made=2, asked=120, seed=0)
-    segments = list(stream.segments(items=20, questions=3))
+    segments = list(stream.segments(items=20, questions=3, headlines=3))
     assert len(segments) > 1
     read = ["".join(tokenizer.decode(part.ids[row]) for part in segments) for row in range(2)]
     assert read[0] != read[1]

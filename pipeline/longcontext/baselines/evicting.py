@@ -7,14 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline.longcontext.baselines.buffers import Growing
-from pipeline.longcontext.baselines.full import RotatedKV, following
+from pipeline.longcontext.baselines.full import RotatedKV
 from pipeline.longcontext.baselines.kept import Kept
 from pipeline.longcontext.context import Held, Seen
-from pipeline.longcontext.running import rotated
 
 
 class Lengths(NamedTuple):
-    """Tokens of a text, as far as they are known before it is read; 0 for unknown."""
+    """Tokens of a text and of what is answered to it; buffers are made for so many."""
 
     prompt: int
     answer: int
@@ -54,10 +53,8 @@ class Evicting(RotatedKV):
         self.ends[layer] += keys.shape[2]
         if not self.kept:
             return super().read(layer, queries, keys, values)
-        positions = following(start, keys)
-        return self.kept[layer].seen(
-            queries.shape[1], rotated(self.rotary, keys, positions), values, positions
-        )
+        positions = self.places(start, keys)
+        return self.kept[layer].seen(self.rotation.turned(keys, positions), values, positions)
 
     def ready(self) -> None:
         """Drop what is not kept."""

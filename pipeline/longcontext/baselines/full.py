@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pipeline.longcontext.baselines.buffers import Growing
 from pipeline.longcontext.context import Context, Held, Seen
-from pipeline.longcontext.running import rotated
+from pipeline.longcontext.running import Rotation
 
 
 class RotatedKV(Context):
@@ -21,8 +21,9 @@ class RotatedKV(Context):
     """
 
     def __init__(self, layers: int, rotary: nn.Module, room: int = 0) -> None:
-        self.rotary, self.room = rotary, room
+        self.rotation, self.room = Rotation(rotary), room
         self.buffers = [Growing(room) for _ in range(layers)]
+        self._places: tuple[int, Tensor] | None = None
 
     def read(
         self,
@@ -33,15 +34,17 @@ class RotatedKV(Context):
     ) -> Seen:
         """See `Context.read`."""
         buffer = self.buffers[layer]
-        positions = following(buffer.length, keys)
-        buffer.append(rotated(self.rotary, keys, positions), values)
+        positions = self.places(buffer.length, keys)
+        buffer.append(self.rotation.turned(keys, positions), values)
         return Seen(buffer.keys, buffer.values, positions)
+
+    def places(self, start: int, keys: Float[Tensor, "B G T D"]) -> Int[Tensor, " T"]:
+        """Return the positions of tokens that follow `start` others: one array for all layers of a step."""
+        width = keys.shape[2]
+        if self._places is None or self._places[0] != start or len(self._places[1]) != width:
+            self._places = start, torch.arange(start, start + width, device=keys.device)
+        return self._places[1]
 
     def held(self) -> Held:
         """See `Context.held`."""
         return Held(sum(buffer.nbytes for buffer in self.buffers))
-
-
-def following(start: int, keys: Float[Tensor, "B G T D"]) -> Int[Tensor, " T"]:
-    """Return the positions of tokens that follow `start` others."""
-    return torch.arange(start, start + keys.shape[2], device=keys.device)

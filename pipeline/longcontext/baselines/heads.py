@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.longcontext.baselines.full import RotatedKV
 from pipeline.longcontext.baselines.settings import Razor
 from pipeline.longcontext.context import Seen
-from pipeline.longcontext.running import Runner, rotated
+from pipeline.longcontext.running import Runner
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Scoring(RotatedKV):
     ) -> Seen:
         """See `Context.read`."""
         seen = super().read(layer, queries, keys, values)
-        turned = rotated(self.rotary, queries, seen.queries_at)
+        turned = self.rotation.turned(queries, seen.queries_at)
         every = seen.keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
         logits = (turned @ every.transpose(2, 3)).float() * queries.shape[-1] ** -0.5
         places = torch.arange(every.shape[2], device=keys.device)
@@ -110,7 +110,8 @@ def retrieval_groups(
 
 def measured(runner: Runner, razor: Razor, seed: int, folder: Path) -> dict[str, Float[Tensor, "L H"]]:
     """Return `head_scores`, from a file in `folder` where this model was measured before."""
-    signs = [[name, float(part.double().sum())] for name, part in sorted(runner.lm.named_parameters())]
+    # to six digits: sums differ in the last ones from machine to machine
+    signs = [f"{name} {part.double().sum():.5e}" for name, part in sorted(runner.lm.named_parameters())]
     asked = {"tokens": razor.tokens, "repeats": razor.repeats, "seed": seed}
     digest = hashlib.sha256(json.dumps([signs, asked]).encode()).hexdigest()[:16]
     file = folder / f"{digest}.json"

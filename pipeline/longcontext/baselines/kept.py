@@ -46,7 +46,6 @@ class Kept:
 
     def seen(
         self,
-        heads: int,
         keys: Float[Tensor, "B G T D"],
         values: Float[Tensor, "B G T D"],
         queries_at: Int[Tensor, " T"],
@@ -54,7 +53,6 @@ class Kept:
         """Add tokens of the answer and return what their queries see.
 
         Args:
-            heads: of queries.
             keys: rotated.
             values: beside them.
             queries_at: where the tokens stand.
@@ -62,7 +60,10 @@ class Kept:
         self.since.append(keys, values)
         if self.counts is None:
             return Seen(
-                self.since.keys, self.since.values, queries_at, bias=self._bias(heads, self.since.length)
+                self.since.keys,
+                self.since.values,
+                queries_at,
+                bias=self._bias(self.since.length, keys.shape[2]),
             )
         places = torch.arange(self.most, device=keys.device)
         starts = self.counts.flatten().cumsum(0).view_as(self.counts) - self.counts
@@ -72,20 +73,18 @@ class Kept:
         old = (places < self.counts[..., None])[:, :, None].expand(-1, -1, width, -1)
         new = torch.ones(width, since, dtype=torch.bool, device=keys.device).tril(since - width)
         mask = torch.cat([old, new.expand(*self.counts.shape, -1, -1)], dim=-1)
-        mask = mask.repeat_interleave(heads // self.counts.shape[1], dim=1)
-        return Seen(padded[0], padded[1], queries_at, mask=mask, bias=self._bias(heads, mask.shape[-1]))
+        return Seen(padded[0], padded[1], queries_at, mask=mask, bias=self._bias(mask.shape[-1], width))
 
     @property
     def _since(self) -> tuple[Tensor, Tensor]:
         return self.since.keys, self.since.values
 
-    def _bias(self, heads: int, length: int) -> Float[Tensor, "B H 1 S"] | None:
+    def _bias(self, length: int, width: int) -> Float[Tensor, "B G T S"] | None:
         if self.weights is None:
             return None
-        rows, groups = self.weights.shape
-        bias = self.weights.new_zeros(rows, groups, 1, length)
+        bias = self.weights.new_zeros(*self.weights.shape, width, length)
         bias[..., 0] = self.weights.log()[..., None]
-        return bias.repeat_interleave(heads // groups, dim=1)
+        return bias
 
     @property
     def nbytes(self) -> int:

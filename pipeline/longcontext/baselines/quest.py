@@ -9,7 +9,6 @@ from pipeline.longcontext.baselines.evicting import Lengths
 from pipeline.longcontext.baselines.full import RotatedKV
 from pipeline.longcontext.baselines.settings import Quest, tokens
 from pipeline.longcontext.context import Held, Seen
-from pipeline.longcontext.running import rotated
 
 
 class QuestPages(RotatedKV):
@@ -64,12 +63,12 @@ class QuestPages(RotatedKV):
         pages = -(-tokens(self.budget, seen.keys.shape[2]) // self.quest.page)
         if pages >= ranges.length:
             return seen
-        turned = rotated(self.rotary, queries, seen.queries_at)
+        turned = self.rotation.turned(queries, seen.queries_at)
         limits = bounds(turned, ranges.keys, ranges.values)
         chosen = limits.topk(pages, dim=-1).indices  # B G T k
         if queries.shape[2] == 1:
             return self._gathered(seen, chosen[:, :, 0].sort(dim=-1).values, ranges.length)
-        return self._masked(seen, chosen, ranges.length, queries.shape[1])
+        return self._masked(seen, chosen, ranges.length)
 
     def _gathered(self, seen: Seen, chosen: Int[Tensor, "B G k"], pages: int) -> Seen:
         end, page = pages * self.quest.page, self.quest.page
@@ -80,13 +79,12 @@ class QuestPages(RotatedKV):
             parts.append(torch.cat([taken.flatten(2, 3), part[:, :, end:]], dim=2))
         return Seen(parts[0], parts[1], seen.queries_at)
 
-    def _masked(self, seen: Seen, chosen: Int[Tensor, "B G T k"], pages: int, heads: int) -> Seen:
+    def _masked(self, seen: Seen, chosen: Int[Tensor, "B G T k"], pages: int) -> Seen:
         picked = torch.zeros(*chosen.shape[:3], pages, dtype=torch.bool, device=chosen.device)
         picked = picked.scatter(-1, chosen, True).repeat_interleave(self.quest.page, dim=-1)
         width, rest = chosen.shape[2], seen.keys.shape[2] - picked.shape[-1]
         own: Bool[Tensor, "T R"] = picked.new_ones(width, rest).tril(rest - width)
         mask = torch.cat([picked, own.expand(*picked.shape[:2], -1, -1)], dim=-1)
-        mask = mask.repeat_interleave(heads // mask.shape[1], dim=1)
         return Seen(seen.keys, seen.values, seen.queries_at, mask=mask)
 
     def held(self) -> Held:

@@ -51,7 +51,7 @@ class RazorAttention(Evicting):
         window = (allowed - whole * length) // max(heads - whole, 1) - razor.sinks - 1
         if window < 1:
             raise UserError(
-                f"longcontext.baselines.budget is {self.budget}, but {whole} of {heads} heads keep all "
+                f"longtasks.baselines.budget is {self.budget}, but {whole} of {heads} heads keep all "
                 f"{length} tokens and leave nothing to the others: raise it, or lower razor.induction"
             )
         return window

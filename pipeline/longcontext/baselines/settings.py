@@ -1,4 +1,4 @@
-"""The values of the baselines: the section `baselines` of `longcontext`."""
+"""The values of the baselines: the section `baselines` of `longtasks`."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -13,9 +13,9 @@ class Observation:
     queries: int
     """Last tokens whose attention counts, and which are kept in any case (SnapKV: 64, KV-Compress: 8)."""
     pooling: int
-    """Neighbours that a score is pooled over, itself included; odd (SnapKV: 5, KV-Compress: 7)."""
+    """Neighbours that a score is pooled over, itself included; odd (KV-Compress: 7; SnapKV's code: 5)."""
     pool: str
-    """`mean` (SnapKV's code) or `max` (KV-Compress)."""
+    """`max` (KV-Compress, which says that of SnapKV too) or `mean` (the default of SnapKV's code)."""
 
     def __post_init__(self) -> None:
         if self.queries < 1:
@@ -121,11 +121,11 @@ class Baselines:
 
     def __post_init__(self) -> None:
         if self.budget <= 0:
-            raise ValueError(f"longcontext.baselines.budget must be above 0, not {self.budget}")
+            raise ValueError(f"longtasks.baselines.budget must be above 0, not {self.budget}")
         if self.sinks < 0:
-            raise ValueError(f"longcontext.baselines.sinks must be 0 or more, not {self.sinks}")
+            raise ValueError(f"longtasks.baselines.sinks must be 0 or more, not {self.sinks}")
         if self.beta < 1:
-            raise ValueError(f"longcontext.baselines.beta must be at least 1, not {self.beta}")
+            raise ValueError(f"longtasks.baselines.beta must be at least 1, not {self.beta}")
 
 
 def tokens(budget: float, prompt: int) -> int:

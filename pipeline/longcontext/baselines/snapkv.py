@@ -9,7 +9,6 @@ from pipeline.longcontext.baselines.evicting import Evicting, Lengths
 from pipeline.longcontext.baselines.observing import pooled, received
 from pipeline.longcontext.baselines.settings import Observation, tokens
 from pipeline.longcontext.context import Held, Seen
-from pipeline.longcontext.running import rotated
 
 
 class SnapKV(Evicting):
@@ -99,8 +98,8 @@ class SnapKV(Evicting):
         """Return how much each token before the last `width` is looked at."""
         keys, last = self.buffers[layer].keys, self.last[layer]
         assert last is not None
-        at = torch.arange(keys.shape[2] - width, keys.shape[2], device=keys.device)
-        attention = received(rotated(self.rotary, last, at), keys, self.power)[..., :-width]
+        at = self.places(keys.shape[2] - width, last)
+        attention = received(self.rotation.turned(last, at), keys, self.power)[..., :-width]
         return pooled(attention, self.observation.pooling, self.observation.pool)
 
     def _all(self, layer: int) -> Bool[Tensor, "B G N"]:

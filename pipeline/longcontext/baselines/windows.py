@@ -6,7 +6,7 @@ Keys are kept before rotation, because a token's position changes when others le
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.longcontext.context import Context, Held, Seen
@@ -63,6 +63,7 @@ class Windowed(Context):
     def __init__(self, layers: int, sinks: int, window: int) -> None:
         self.sinks, self.window = sinks, window
         self.tokens: list[Tokens | None] = [None] * layers
+        self._placed: tuple[tuple[int, ...], Tensor, Tensor, Tensor | None] | None = None
 
     def leaving(self, latest: int) -> int:
         """Return how many of the latest tokens leave after a chunk."""
@@ -106,8 +107,18 @@ class Windowed(Context):
 
     def _seen(self, shown: Tokens, sinks: int, fetched: Fetched | None, width: int) -> Seen:
         turns, again = (1, 0) if fetched is None else (fetched.turns, fetched.tokens.length)
-        device, each = shown.keys.device, again // turns
-        places = torch.arange(shown.length - again, device=device)
+        sizes = (shown.length, sinks, again, turns, width)
+        if self._placed is None or self._placed[0] != sizes:
+            self._placed = sizes, *self._placing(*sizes, shown.keys.device)
+        _, positions, queries_at, mask = self._placed
+        return Seen(shown.keys, shown.values, queries_at, positions, mask)
+
+    def _placing(
+        self, length: int, sinks: int, again: int, turns: int, width: int, device: torch.device
+    ) -> tuple[Int[Tensor, " S"], Int[Tensor, " T"], Bool[Tensor, "1 1 T S"] | None]:
+        """Return positions of keys and queries, and the mask: the same arrays for all layers of a step."""
+        each = again // turns
+        places = torch.arange(length - again, device=device)
         positions = torch.where(places < sinks, places, places + each)
         back = positions[-width:, None] - positions
         mask = torch.where(places < sinks, back >= 0, self.visible(back))
@@ -118,7 +129,7 @@ class Windowed(Context):
             positions = torch.cat([positions[:sinks], sinks + part % each, positions[sinks:]])
             mask = torch.cat([mask[:, :sinks], inner, mask[:, sinks:]], dim=1)
         whole = None if width == 1 else mask[None, None]  # a single query sees all that is kept for it
-        return Seen(shown.keys, shown.values, positions[-width:], positions, whole)
+        return positions, positions[-width:], whole
 
     def held(self) -> Held:
         """See `Context.held`."""
