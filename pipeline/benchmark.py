@@ -9,6 +9,7 @@ from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.injection import injection
+from pipeline.benchmarks.longcontext import longcontext
 from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
@@ -34,6 +35,7 @@ COMMANDS = {
     "footprint": footprint,
     "grounding": grounding,
     "injection": injection,
+    "longcontext": longcontext,
     "memory_scale": memory_scale,
     "pairing": pairing,
     "perplexity": perplexity,

@@ -56,6 +56,7 @@ MEASUREMENTS = (
     "pipeline.benchmarks.footprint",
     "pipeline.benchmarks.grounding",
     "pipeline.benchmarks.injection",
+    "pipeline.benchmarks.longcontext",
     "pipeline.benchmarks.memory_scale",
     "pipeline.benchmarks.pairing",
     "pipeline.benchmarks.perplexity",

@@ -18,8 +18,8 @@ def attend(
     queries: Float[Tensor, "B H T D"],
     keys: Float[Tensor, "B G S D"],
     values: Float[Tensor, "B G S D"],
-    mask: Bool[Tensor, "B 1 T S"] | None,
-    bias: Float[Tensor, "B 1 T S"] | None,
+    mask: Bool[Tensor, "#B #G T S"] | None,
+    bias: Float[Tensor, "#B #G T S"] | None,
     scale: float | None,
 ) -> Float[Tensor, "B H T D"]:
     """Return softmax(q·k · scale + bias) v over the keys that each query sees.
@@ -50,8 +50,8 @@ def attend(
 def _added(
     queries: Float[Tensor, "B H T D"],
     places: int,
-    mask: Bool[Tensor, "B 1 T S"] | None,
-    bias: Float[Tensor, "B 1 T S"] | None,
+    mask: Bool[Tensor, "#B #G T S"] | None,
+    bias: Float[Tensor, "#B #G T S"] | None,
 ) -> Tensor | None:
     """Return mask and bias as one argument of the library's function."""
     width = queries.shape[2]
@@ -68,8 +68,8 @@ def reference(
     queries: Float[Tensor, "B H T D"],
     keys: Float[Tensor, "B G S D"],
     values: Float[Tensor, "B G S D"],
-    mask: Bool[Tensor, "B 1 T S"] | None,
-    bias: Float[Tensor, "B 1 T S"] | None,
+    mask: Bool[Tensor, "#B #G T S"] | None,
+    bias: Float[Tensor, "#B #G T S"] | None,
     scale: float | None,
 ) -> Float[Tensor, "B H T D"]:
     """Return what `attend` returns, by loops over texts, heads and queries, in float64."""

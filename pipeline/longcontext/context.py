@@ -23,10 +23,11 @@ class Seen:
     """Positions of the queries."""
     positions: Int[Tensor, " S"] | Int[Tensor, "B S"] | None = None
     """Positions of the keys, of each text its own where they differ; None where they are rotated already."""
-    mask: Bool[Tensor, "B 1 T S"] | None = None
+    mask: Bool[Tensor, "#B #G T S"] | None = None
     """True where a query sees a key; None where each sees all keys but those of later queries."""
-    bias: Float[Tensor, "B 1 T S"] | None = None
-    """Nats added to the logits: gates of what was retrieved, while they are learned."""
+    bias: Float[Tensor, "#B #G T S"] | None = None
+    """Nats added to the logits: gates of what was retrieved, while they are learned; how many tokens a key
+    stands for."""
 
 
 @dataclass(frozen=True, slots=True)

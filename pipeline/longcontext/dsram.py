@@ -93,7 +93,7 @@ class Dsram(Context):
         """The first token behind the sinks that the window holds."""
         self._asked = False
         self._since = 0
-        self._last: Float[Tensor, "B C"] | None = None
+        self._last: Float[Tensor, "B T C"] | None = None
         self._absent: Bool[Tensor, "B R"] | None = None
         self._leaving: list[tuple[Tensor, Tensor]] = []
         self._step: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
@@ -129,28 +129,28 @@ class Dsram(Context):
     def observe(self, states: Float[Tensor, "B T C"]) -> None:
         """See `Context.observe`."""
         if self._selects:
-            self.select(states[:, -1], budget(self.settings, self._read))
+            self.select(states, budget(self.settings, self._read))
         elif not self.asking and self.settings.reading_k and self._last is not None:
             self.select(self._last, self.settings.reading_k)
         elif not self.asking:
             self._see(None)
         if self.settings.reading_k:
-            self._last = states[:, -1].clone()
+            self._last = states.clone()
         self._summaries.add(states, self.candidates[0])
 
-    def select(self, state: Float[Tensor, "B C"], most: int) -> None:
-        """Pick up to `most` blocks by the state of a token, and fetch them for all layers above.
+    def select(self, states: Float[Tensor, "B T C"], most: int) -> None:
+        """Pick up to `most` blocks by the states of tokens, and fetch them for all layers above.
 
         Args:
-            state: of the token that asks, as it enters layer ℓ_r.
+            states: of the tokens that ask, as they enter layer ℓ_r.
             most: blocks a row.
         """
         start, stop = self.candidates
         k = min(most, stop - start)
         if k <= 0:
-            self._see(state.new_full((len(state), 0), -1, dtype=torch.long))
+            self._see(states.new_full((len(states), 0), -1, dtype=torch.long))
             return
-        query = self.retriever.query(state)
+        query = self.retriever.query(states)
         scores = self.retriever.scores(query, self._summaries.of(start, stop).to(query.dtype))
         self._see(picked_blocks(scores, k, self.settings.stop, start))
 

@@ -115,13 +115,17 @@ class Calibration(Context):
     ) -> Seen:
         """See `Context.read`."""
         if layer >= self.first:
-            for side, part in enumerate((keys, values)):
-                rows = part.transpose(1, 2).flatten(2).flatten(0, 1).double()
-                self._sums[layer - self.first][side] += rows.sum(dim=0)
-                self._products[layer - self.first][side] += rows.T @ rows
-            if layer == self.first:
-                self.count += keys.shape[0] * keys.shape[2]
+            self.take(layer, keys, values)
         return self.inner.read(layer, queries, keys, values)
+
+    def take(self, layer: int, keys: Float[Tensor, "B G T D"], values: Float[Tensor, "B G T D"]) -> None:
+        """Gather the keys and values of a layer from `first` on, wherever they were read."""
+        for side, part in enumerate((keys, values)):
+            rows = part.transpose(1, 2).flatten(2).flatten(0, 1).double()
+            self._sums[layer - self.first][side] += rows.sum(dim=0)
+            self._products[layer - self.first][side] += rows.T @ rows
+        if layer == self.first:
+            self.count += keys.shape[0] * keys.shape[2]
 
     def resume(self, inner: Context) -> None:
         """Read the next texts through `inner`."""

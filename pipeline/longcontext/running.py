@@ -53,6 +53,18 @@ class Runner:
         return int(self.lm.config.num_hidden_layers)
 
     @property
+    def groups(self) -> int:
+        """Number of key-value heads of a layer, G."""
+        config = self.lm.config
+        return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+    @property
+    def rotary(self) -> nn.Module:
+        """The rotary embedding that all layers share."""
+        rotary: nn.Module = self.lm.base_model.rotary_emb
+        return rotary
+
+    @property
     def window(self) -> int:
         """Positions that the model was trained on."""
         return int(self.lm.config.max_position_embeddings)
@@ -99,6 +111,7 @@ class Runner:
 
     def step(self, ids: TokenIds, context: Context, logits: int) -> Float[Tensor, "B A V"]:
         """Let all layers read one chunk; return the logits of its last `logits` tokens."""
+        ids = ids.to(self.lm.device, non_blocking=True)  # a long text stays where it is, chunks move
         with through(self.lm, context):
             states = self.lm.base_model(
                 input_ids=ids, position_ids=torch.zeros_like(ids), use_cache=False

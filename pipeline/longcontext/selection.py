@@ -15,10 +15,10 @@ class Retrieving(Protocol):
     def summaries(self, states: Float[Tensor, "B N block C"]) -> Float[Tensor, "B N S"]:
         """Return a summary of each block, from the states of its tokens."""
 
-    def query(self, state: Float[Tensor, "B C"]) -> Float[Tensor, "B S"]:
-        """Return what summaries are compared with, from the state of one token."""
+    def query(self, states: Float[Tensor, "B T C"]) -> Float[Tensor, "B D"]:
+        """Return what summaries are compared with, from the states of the tokens that ask."""
 
-    def scores(self, query: Float[Tensor, "B S"], summaries: Float[Tensor, "B N S"]) -> Float[Tensor, "B N"]:
+    def scores(self, query: Float[Tensor, "B D"], summaries: Float[Tensor, "B N S"]) -> Float[Tensor, "B N"]:
         """Return logits: above 0, the stop action's, a block is worth its tokens."""
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 PRECISIONS = ("int8", "int4", "float16", "bfloat16", "float32")
 SUMMARY_PRECISIONS = ("int8", "float16")
+RELEVANCE = ("passage", "answer")
+ATTENTION_TERMS = ("frobenius", "entropy")
 SPILLS = ("none", "host", "disk")
 
 
@@ -71,3 +73,187 @@ class Dsram:
         ):
             if getattr(self, name) not in offered:
                 raise ValueError(f"{name} must be one of {', '.join(offered)}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What the retriever is taught on: texts with many needles and passages, questions about each."""
+
+    texts: dict[str, int]
+    """Texts of each fold: train, valid, test."""
+    tokens: int
+    """Of a text: whole blocks."""
+    share: float
+    """Of a text that needles and passages take, at most."""
+    passages: float
+    """Of what is asked for: passages of `sets`; the rest are needles."""
+    sets: list[str]
+    """nq, hotpotqa, both or none; files below the data root."""
+    fillers: list[str]
+    """What stands between them, by turns: classic, manual, real."""
+    digits: int
+    """Of a needle's number."""
+    answer_tokens: int
+    """Tokens of an answer; questions with longer ones aren't asked."""
+    chunk: int
+    """Tokens of a text that are read at once."""
+    asked: int
+    """Tokens that count as the question, as in the section `longtasks`."""
+    at_once: int
+    """Texts that are read at once."""
+    questions_at_once: int
+    """Questions that are answered at once."""
+
+    def __post_init__(self) -> None:
+        if set(self.texts) != {"train", "valid", "test"} or min(self.texts.values()) < 1:
+            raise ValueError(
+                f"longcontext.training.teaching.texts must number train, valid and test, not {self.texts}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """Size of the retriever."""
+
+    kept: int
+    """P: directions of a state that are kept."""
+    parts: int
+    """Stretches of a block, the best of which counts."""
+    size: int
+    """D: numbers of a stretch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warm:
+    """The supervised warm start."""
+
+    steps: int
+    """Optimiser steps."""
+    learning_rate: float
+    """Of AdamW, falling to 0 by a cosine."""
+    weight_decay: float
+    """Of AdamW."""
+    questions: int
+    """Questions of a step."""
+    blocks: int
+    """Blocks of a step: all relevant ones, and others of all texts."""
+    dropout: float
+    """Share of whitened numbers that is zeroed."""
+    margin: float
+    """Nats by which scores are to stay away from 0."""
+    relevance: str
+    """passage: every block of a needle or passage is relevant; answer: those with the answer's own words."""
+
+    def __post_init__(self) -> None:
+        if self.relevance not in RELEVANCE:
+            raise ValueError(f"warm.relevance must be one of {', '.join(RELEVANCE)}, not {self.relevance!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hybrid:
+    """The hybrid loss L_task + λ₁ · retrieved + λ₂ · attention."""
+
+    steps: int
+    """Optimiser steps; 0 leaves the phase out."""
+    learning_rate: float
+    """Of Adam."""
+    questions: int
+    """Questions of a step."""
+    blocks: int
+    """Blocks a question sees through gates: the best."""
+    temperature: float
+    """τ of the gates, in nats."""
+    token_cost: float
+    """λ₁, nats a block."""
+    attention_cost: float
+    """λ₂."""
+    attention_term: str
+    """frobenius or entropy; see `losses.attention_term`."""
+
+    def __post_init__(self) -> None:
+        if self.attention_term not in ATTENTION_TERMS:
+            raise ValueError(
+                f"hybrid.attention_term must be one of {', '.join(ATTENTION_TERMS)}, not {self.attention_term!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ppo:
+    """Proximal policy optimisation."""
+
+    rounds: int
+    """Times that answers are drawn with the present policy; 0 leaves the phase out."""
+    questions: int
+    """Questions of a round."""
+    samples: int
+    """Draws a question."""
+    epochs: int
+    """Passes over a round."""
+    batch: int
+    """Draws of an optimiser step."""
+    learning_rate: float
+    """Of Adam."""
+    clip: float
+    """ε."""
+    entropy: float
+    """Weight of the entropy."""
+    value_weight: float
+    """Weight of the critic's loss."""
+    hidden: int
+    """Size of the critic's middle layer."""
+    temperature: float
+    """Scores are divided by it before blocks are drawn."""
+    alpha: float
+    """α, of a certain answer."""
+    beta: float
+    """β, of a block."""
+    floor: float
+    """f: nats a token that halve α."""
+    others: float
+    """Weight of what keeps blocks of other texts below the stop action."""
+    other_blocks: int
+    """Blocks of all texts that this term looks at in a step."""
+    margin: float
+    """Nats that it keeps them below."""
+
+    def __post_init__(self) -> None:
+        if self.floor <= 0 or self.temperature <= 0 or self.clip <= 0:
+            raise ValueError("ppo.floor, ppo.temperature and ppo.clip must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the retriever is trained."""
+
+    teaching: Teaching
+    """On what."""
+    towers: Towers
+    """What is trained."""
+    warm: Warm
+    """First."""
+    hybrid: Hybrid
+    """Then."""
+    ppo: Ppo
+    """Last."""
+    limit: int
+    """Blocks retrieved at most while learning and measuring."""
+    counts: list[int]
+    """Fixed numbers of blocks that the warm start may retrieve instead of those above a threshold."""
+    thresholds: list[float]
+    """Thresholds that it may retrieve by."""
+    bootstrap_samples: int
+    """Resamples behind the intervals of what is measured."""
+
+    def __post_init__(self) -> None:
+        if self.limit < 1 or max(self.counts, default=1) > self.limit:
+            raise ValueError(f"training.counts must not pass training.limit, {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongContext:
+    """The section."""
+
+    dsram: Dsram
+    """What DSRAM keeps, and how much it fetches."""
+    training: Training
+    """How its retriever learns."""

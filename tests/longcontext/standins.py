@@ -21,8 +21,8 @@ class Random(nn.Module):
     def summaries(self, states: Tensor) -> Tensor:
         return states.float().mean(dim=2) @ self.projection
 
-    def query(self, state: Tensor) -> Tensor:
-        return state.float() @ self.projection
+    def query(self, states: Tensor) -> Tensor:
+        return states[:, -1].float() @ self.projection
 
     def scores(self, query: Tensor, summaries: Tensor) -> Tensor:
         return torch.einsum("bs,bns->bn", query, summaries)

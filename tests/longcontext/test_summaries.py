@@ -47,7 +47,7 @@ def test_summaries_in_eight_bits_score_nearly_the_same() -> None:
     exact, small = (Summaries(BLOCK, RETRIEVER.summaries, kind) for kind in ("float16", "int8"))
     for summaries in (exact, small):
         summaries.add(text, oldest=0)
-    query = RETRIEVER.query(text[:, -1])
+    query = RETRIEVER.query(text[:, -1:])
     one, other = (RETRIEVER.scores(query, summaries.of(0, 100).float()) for summaries in (exact, small))
     assert (one - other).abs().max() < 0.02 * one.abs().max()
     assert small.nbytes < 0.7 * exact.nbytes
