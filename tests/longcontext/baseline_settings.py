@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from pipeline.longcontext.baselines.settings import Baselines, Landmarks, Observation, Quest, Razor
-from tests.tiny import tiny_decoder
 
 
 def baselines(**changes: Any) -> Baselines:
@@ -27,6 +26,8 @@ def baselines(**changes: Any) -> Baselines:
 
 def decoder(family: str = "llama") -> Any:
     """Return a tiny random decoder of 97 tokens that is not trained any more."""
+    from tests.tiny import tiny_decoder  # brings the whole project along
+
     return tiny_decoder(family, vocabulary=97).eval().requires_grad_(False)
 
 
