@@ -73,7 +73,7 @@ experiments: setup
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=$(CORES) $(BIN)/mypy
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" \
 		--numprocesses logical --maxprocesses 8 --dist loadscope --cov --cov-report=term:skip-covered \
 		--cov-report=json:build/coverage.json --junitxml=build/junit.xml

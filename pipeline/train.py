@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.config import Paths, stage
 from pipeline.evaluation.training import Trained, fitted, settings_of
 from pipeline.memory.settings import Memory
-from pipeline.model.fitting import Train
+from pipeline.model.batches import Train
 from pipeline.tracking import Logger, run
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel

@@ -23,7 +23,7 @@ from pipeline.evaluation.systems import NAMES, Method, SystemAnswerer
 from pipeline.evaluation.training import Trained, fitted, settings_of
 from pipeline.kg.facts import Graph
 from pipeline.memory.settings import Memory
-from pipeline.model.fitting import Train
+from pipeline.model.batches import Train
 from pipeline.tracking import Logger
 from pipeline.tracking import run as tracking
 from pipeline.trainer import Trainer

@@ -29,7 +29,8 @@ def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def imports(file: Path, root: Path = ROOT) -> set[str]:
+@cache
+def imports(file: Path, root: Path = ROOT) -> frozenset[str]:
     """Names of the modules of pipeline/ that `file` imports, wherever in the file it does."""
     package = file.relative_to(root).parent.parts
     found: set[str] = set()
@@ -40,23 +41,25 @@ def imports(file: Path, root: Path = ROOT) -> set[str]:
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             stem = ".".join(filter(None, [base, node.module]))
             found |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "pipeline" and module_file(name, root)}
+    return frozenset(name for name in found if name.split(".")[0] == "pipeline" and module_file(name, root))
 
 
-def resources(file: Path) -> set[Path]:
+@cache
+def resources(file: Path) -> frozenset[Path]:
     """Files beside a module (tables, pages) that it names in a string."""
     names = {
         node.value
         for node in ast.walk(tree(file))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 100
     }
-    return {
+    return frozenset(
         other
         for other in file.parent.rglob("*")
-        if other.is_file() and other.suffix not in {".py", ".pyc"} and other.name in names
-    }
+        if other.name in names and other.suffix not in {".py", ".pyc"} and other.is_file()
+    )
 
 
+@cache
 def has_code(file: Path) -> bool:
     """Whether a module holds anything but its docstring."""
     body = tree(file).body
@@ -85,7 +88,12 @@ def closure(module: str, root: Path = ROOT) -> list[str]:
 
 def stages(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml as they are written there."""
-    loaded: dict[str, dict[str, Any]] = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
+    return _stages((root / "dvc.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _stages(text: str) -> dict[str, dict[str, Any]]:
+    loaded: dict[str, dict[str, Any]] = YAML(typ="safe").load(text)["stages"]
     return loaded
 
 

@@ -1,6 +1,5 @@
 """What a stage is given: its sections checked, and the same ones with and without DVC."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from omegaconf import OmegaConf
 
 from pipeline.config import CONF, ROOT, ConfigError, arguments, choices, options, section
 from tests.test_structure import UNTRACKED
+from tests.untraced import unmeasured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +199,11 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the probe as a user would."""
+    """Run the probe as a user would; its pipeline/ is a copy, of which no coverage is measured."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline.probe", *words],
         cwd=project,
-        env={**os.environ, **environment},
+        env={**unmeasured(), **environment},
         capture_output=True,
         text=True,
     )

@@ -14,6 +14,7 @@ from dvc.repo import Repo
 from pipeline.config import choices
 from tests.closure import closure, module_file, stage_module, stages
 from tests.test_structure import stage_function
+from tests.untraced import untraced
 from tests.workspace import git, placeholder_project
 
 # A library of DVC warns of its own next release.
@@ -42,13 +43,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reproduce(folder: Path) -> set[str]:
     """Run what is out of date and return the names of the stages that ran."""
-    with inside(folder), Repo(str(folder)) as repo:
+    with untraced(), inside(folder), Repo(str(folder)) as repo:
         return {stage.addressing for stage in repo.reproduce()}
 
 
 def changed(folder: Path) -> set[str]:
     """Names of the stages that DVC would run because of what they read themselves."""
-    with inside(folder), Repo(str(folder)) as repo:
+    with untraced(), inside(folder), Repo(str(folder)) as repo:
         return set(repo.status())
 
 

@@ -6,6 +6,7 @@ import re
 import types
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from inspect import Parameter, getsource, signature
 from pathlib import Path
 from textwrap import dedent
@@ -304,6 +305,7 @@ def sections() -> dict[str, Any]:
     return found
 
 
+@cache
 def accepts() -> dict[str, list[Any]]:
     """Every class that some stage takes for a section (train takes fewer methods than evaluate)."""
     found: dict[str, list[Any]] = {name: kinds(annotation) for name, annotation in sections().items()}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,13 @@ from safetensors.torch import load_file
 
 from pipeline.config import Paths, UserError
 from pipeline.evaluation.learned import examples
-from pipeline.evaluation.searching import fit_retrieval
+from pipeline.evaluation.searching import _apart, fit_retrieval
 from pipeline.evaluation.systems import NAMES
 from pipeline.evaluation.training import _key, relabelled
 from pipeline.kg.facts import read_table, write_table
 from pipeline.memory.graph import Correspondence
 from pipeline.model.adapter import load_adapter
-from pipeline.model.fitting import Pool, Train
+from pipeline.model.batches import Pool, Train
 from pipeline.model.ours import OurSystem
 from pipeline.model.ragtuned import RagTuned
 from pipeline.model.settings import Ours
@@ -227,14 +228,36 @@ def test_the_retrieval_is_fitted_to_a_sample_of_either_kind(
     known = some_examples(system, 20)
     start = {name: p.detach().clone() for name, p in system.heads.named_parameters()}
     pool = Pool(known[human:], known[:human], [])
-    figures = fit_retrieval(system, pool, known[:8], retrieval(**changes), 0.2, 0, tmp_path)
+    figures, trust = fit_retrieval(system, pool, known[:8], retrieval(**changes), 0.2, 0, tmp_path)
     tried = {"0", "1"} if changes.get("correction_steps", 2) else {"0"}
     assert figures.keys() == tried | {"chosen"}
+    # Without relations to tell apart there is nothing to rehearse.
+    assert set(trust) == ({"0.5", "1", "0.5 new", "1 new", "chosen"} if layout == "factored" else set())
     moved = {name for name, p in system.heads.named_parameters() if not torch.equal(p, start[name])}
     idle = {name for name in start if name.startswith(("relation", "map"))}
     assert moved == start.keys() - (idle if layout == "slot" else set())
     with (tmp_path / "retrieval.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_questions_that_judge_are_about_entities_of_their_own(
+    share: float, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(), world, lm, encoder)
+    once = some_examples(system, 20)
+    known = [*once, *(replace(e, text=f"Well, {e.text}") for e in once), Example("Why?", ("x",), ())]
+    apart, others = _apart(system, known, share, random.Random(0))
+    assert len(apart) >= max(1, round(share * len(known)))
+    if share < 0.9:
+        assert sorted(e.text for e in apart + others) == sorted(e.text for e in known)
+        heads = [
+            {int(system.memory.triples[e.gold[0], 0]) for e in part if e.gold} for part in (apart, others)
+        ]
+        assert not heads[0] & heads[1]
+    else:
+        assert len(others) in (len(known) - len(apart), len(known)), "all, where none would be left"
+        assert others
 
 
 @pytest.mark.parametrize("unanswerable", [0, 4])

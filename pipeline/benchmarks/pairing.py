@@ -22,7 +22,7 @@ from pipeline.evaluation.learning import PAIRINGS, School, drawn, last, thinned
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.settings import Memory
-from pipeline.model.fitting import Train
+from pipeline.model.batches import Train
 from pipeline.model.reader import Reader
 from pipeline.trainer import Trainer
 from pipeline.weights import Encoder, LanguageModel

@@ -83,6 +83,8 @@ def recall(
     if not isinstance(variant.method, Ours):
         raise UserError(f"recall.method: {recall.method} has no queries of its own; choose ours")
     rows: list[Row] = []
+    told = provenance(overridden("python -m pipeline.benchmark recall"), grounding.seeds)
+    told["settings"] = {"recall": asdict(recall), "memory": asdict(memory), "questions": grounding.questions}
     with tqdm(total=len(grounding.seeds) * len(recall.generated) * len(backends), unit="search") as progress:
         for seed in grounding.seeds:
             system = variant.open(lm, encoder, graph, paths, trainer.device, seed)
@@ -99,12 +101,11 @@ def recall(
                         found = searched(system, asked, query, gold, recall, grounding.batch_size)
                     facts = {"seed": seed, "facts": len(system.memory), "generated": count}
                     rows.append({"backend": name} | facts | found)
+                    # An index of millions takes minutes: what was measured is written down with each row.
+                    figures = summed(rows, recall, grounding.bootstrap_samples)
+                    content = json.dumps(told | {"figures": figures}, indent=1)
+                    (out / "recall.json").write_text(content + "\n", encoding="utf-8")
                     progress.update()
-    figures = summed(rows, recall, grounding.bootstrap_samples)
-    told = provenance(overridden("python -m pipeline.benchmark recall"), grounding.seeds)
-    told["settings"] = {"recall": asdict(recall), "memory": asdict(memory), "questions": grounding.questions}
-    content = json.dumps(told | {"figures": figures}, indent=1)
-    (out / "recall.json").write_text(content + "\n", encoding="utf-8")
     draw(figures, max(recall.depths), out / "recall.png")
 
 

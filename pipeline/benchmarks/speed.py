@@ -3,24 +3,24 @@
 The bare language model and every variant of `ours` answer the same questions through the same fixed shapes,
 compiled and recorded or not, in turns. Prefill counts everything from the questions' text to the first token:
 for ours the question's vector, the search over all facts and the tokens of those that are read, which were
-computed before or (`cold`) are now. Milliseconds a batch and their ratios go to speed.json.
+computed before or (`cold`) are now. Milliseconds a batch and their ratios go to speed.json, with how many
+replies are those of the ordinary path, and what a session that streams its answers takes.
 """
 
 import json
 import logging
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.benchmarks.clock import Clock
+from pipeline.benchmarks.served import compared, streamed
 from pipeline.config import Paths, UserError, stage
 from pipeline.evaluation.environment import overridden, provenance
 from pipeline.evaluation.intervals import bootstrap
@@ -37,6 +37,14 @@ from pipeline.weights import Encoder, LanguageModel
 log = logging.getLogger(__name__)
 WARM_UP = 3
 """Batches that are not counted."""
+PAIRS = {
+    "prefill": "bare prefill",
+    "cold prefill": "bare prefill beside cold",
+    "step": "bare step",
+}
+"""Ways, and those of the bare model that they are held against."""
+STREAMED = {f"streamed {name} token": f"bare streamed {name} token" for name in ("first", "later")}
+"""Likewise of answers that are streamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +71,12 @@ class Speed:
     """Steps of decoding that are timed together."""
     backend: str
     """What torch compiles with, of the bare model too, before it is recorded: `inductor`; "" for nothing."""
+    ahead: bool
+    """Whether the device goes on with what it chose before the host knows; see `pipeline.model.fast`."""
+    compared: int
+    """Questions of each size whose fast replies are held against the ordinary ones; 0 for none."""
+    streamed: int
+    """Questions whose answers are streamed by a session, one at a time; 0 for none."""
     bootstrap_samples: int
     """Resamples of the repeats behind each interval."""
 
@@ -75,6 +89,9 @@ class Speed:
         for name in ("batch_sizes", "fact_tokens"):
             if min(getattr(self, name), default=0) < 1:
                 raise ValueError(f"speed.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("compared", "streamed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"speed.{name} must be 0 or more, not {getattr(self, name)}")
         if self.answer_tokens <= self.steps:
             raise ValueError(f"speed.answer_tokens must be above speed.steps, not {self.answer_tokens}")
 
@@ -103,11 +120,20 @@ def speed(
         texts = drawn(system, asked, speed)
         for size in speed.batch_sizes:
             title = f"{entry}, {size} at a time"
-            figures.setdefault(entry, {})[str(size)] = summary(
-                timed(system, texts, size, speed, title), speed
-            )
+            took, same = timed(system, texts, size, speed, title)
+            figures.setdefault(entry, {})[str(size)] = summary(took, PAIRS, speed) | same
             # After every size: a run that is cut short keeps what it has.
-            write_whole(out / "speed.json", json.dumps(told, indent=1).encode() + b"\n")
+            _write(out, told)
+        if speed.streamed:
+            asked_of = [texts[place % len(texts)] for place in range(speed.streamed)]
+            took = streamed(system, asked_of, speed.backend, speed.ahead)
+            answers = {"answers": len(took.get("streamed first token", []))}
+            figures[entry]["streamed"] = answers | (summary(took, STREAMED, speed) if took else {})
+            _write(out, told)
+
+
+def _write(out: Path, told: dict[str, Any]) -> None:
+    write_whole(out / "speed.json", json.dumps(told, indent=1).encode() + b"\n")
 
 
 def drawn(system: OurSystem, asked: list[str], settings: Speed) -> list[str]:
@@ -127,16 +153,16 @@ def drawn(system: OurSystem, asked: list[str], settings: Speed) -> list[str]:
 
 def timed(
     system: OurSystem, texts: list[str], size: int, settings: Speed, title: str
-) -> dict[str, NDArray[np.float64]]:
-    """Return milliseconds of each way, one a repeat.
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Return milliseconds of each way, one a repeat; and how often facts were read once more, or said else.
 
     What prefill is made of is timed once more, each part by itself: see `_parts`.
     """
     shape = (size, settings.prompt_tokens, settings.answer_tokens)
     reader = system.reader
     bare = Decoder(reader, *shape, backend=settings.backend)
-    fast = Fast(system, *shape, settings.fact_tokens, settings.backend)
-    clock = _Clock(reader.device)
+    fast = Fast(system, *shape, settings.fact_tokens, settings.backend, settings.ahead)
+    clock = Clock(reader.device)
     turns = range(settings.repeats + WARM_UP)
     batches = [[texts[(turn * size + place) % len(texts)] for place in range(size)] for turn in turns]
     began = time.perf_counter()
@@ -147,28 +173,39 @@ def timed(
             raise UserError(f"speed.fact_tokens: {settings.fact_tokens} are too few for {batch}")
         fast.step()
     log.info("%s: all batches once, which compiles, took %.1f s", title, time.perf_counter() - began)
+    for batch in batches:
+        with clock.timing("bare prefill beside cold"):
+            bare.prefill(reader.prompts(batch))
+        fast.forget()
+        with clock.timing("cold prefill"):
+            fast.first(batch)
+    for batch in batches:  # from here on all facts are known
+        fast.first(batch)
+    again = fast.again
     for batch in tqdm(batches, desc=title, unit="batch"):
         with clock.timing("bare prefill"):
             bare.prefill(reader.prompts(batch))
         with clock.timing("bare step", settings.steps):
             _steps(bare, settings.steps)
-        fast.forget()
-        with clock.timing("cold prefill"):
-            fast.first(batch)
         with clock.timing("prefill"):
             fast.first(batch)
         with clock.timing("step", settings.steps):
             _steps(fast, settings.steps)
         _parts(system, fast, batch, clock)
-    return {name: np.array(values[WARM_UP:]) for name, values in clock.took.items()}
+    again = fast.again - again
+    told: dict[str, Any] = {"prefills": len(batches), "read once more": again}
+    if settings.compared:
+        told["compared"] = compared(system, fast, batches[: -(-settings.compared // size)])
+    return {name: values[WARM_UP:] for name, values in clock.took.items()}, told
 
 
 @torch.no_grad()
-def _parts(system: OurSystem, fast: Fast, batch: list[str], clock: "_Clock") -> None:
+def _parts(system: OurSystem, fast: Fast, batch: list[str], clock: Clock) -> None:
     """Time parts of prefill, the device waited for in between: together they take longer than at once.
 
     `finding` is all before the language model goes on with the facts; `finding, as written` does the same by
-    `OurSystem.select`, without what becomes of the facts then.
+    `OurSystem.select`, without what becomes of the facts then. It is done once before, for it keeps what it
+    has read of texts.
     """
     with clock.timing("part: prompt"):
         prompts = system.reader.prompts(batch)
@@ -176,6 +213,7 @@ def _parts(system: OurSystem, fast: Fast, batch: list[str], clock: "_Clock") -> 
         _, facts = fast.found(batch)
     with clock.timing("part: reading"):
         fast.read(prompts, facts)
+    system.select(batch)
     with clock.timing("part: finding, as written"):
         system.select(batch)
 
@@ -185,32 +223,11 @@ def _steps(decoder: Decoder | Fast, count: int) -> None:
         decoder.step()
 
 
-class _Clock:
-    """Milliseconds of what is done, by name, the device waited for before and after."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.took: dict[str, list[float]] = {}
-
-    @contextmanager
-    def timing(self, name: str, parts: int = 1) -> Iterator[None]:
-        self._wait()
-        began = time.perf_counter()
-        yield
-        self._wait()
-        self.took.setdefault(name, []).append((time.perf_counter() - began) * 1000 / parts)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def summary(found: dict[str, NDArray[np.float64]], settings: Speed) -> dict[str, Any]:
-    """Return the median milliseconds of each way, and the ratios to the bare model's in the same turn."""
+def summary(found: dict[str, list[float]], pairs: dict[str, str], settings: Speed) -> dict[str, Any]:
+    """Return the median milliseconds of each way, and the ratios of `pairs` in the same turn."""
     told: dict[str, Any] = {f"{name} ms": float(np.median(values)) for name, values in found.items()}
-    pairs = {"prefill": "bare prefill", "cold prefill": "bare prefill", "step": "bare step"}
     for name, base in pairs.items():
-        ratios = found[name] / found[base]
+        ratios = np.array(found[name]) / np.array(found[base])
         [interval] = bootstrap(ratios, settings.bootstrap_samples, 0)
         told[f"{name} ratio"] = interval._asdict() | {"median": float(np.median(ratios))}
     return told

@@ -3,7 +3,7 @@
 from pipeline.config import Paths, UserError
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.graph import Correspondence
-from pipeline.model.fitting import Pool
+from pipeline.model.batches import Pool
 from pipeline.model.system import Example, System
 
 

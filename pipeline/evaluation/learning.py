@@ -25,7 +25,8 @@ from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.fitting import Pool, Train, fit
+from pipeline.model.batches import Pool, Train
+from pipeline.model.fitting import fit
 from pipeline.model.reader import Reader
 from pipeline.model.settings import Vector
 from pipeline.model.system import Example

@@ -1,7 +1,9 @@
 """Fits what finds facts, before the reader is: the heads of ours, the query and the reranker of RAG."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.model.fitting import Pool, Train
+from pipeline.memory.facts import Query
+from pipeline.model.batches import Pool, Train
+from pipeline.model.heads import RetrievalHeads
 from pipeline.model.judging import fit_asking, fit_letters, fit_null
 from pipeline.model.ours import OurSystem
 from pipeline.model.ragtuned import RagTunedSystem
-from pipeline.model.retrieval import Ask, Retrieval, choose_weight, fit_correction, fit_heads
+from pipeline.model.rehearsal import Rehearsed, choose_trust, rehearse, unfamiliar
+from pipeline.model.retrieval import Retrieval, choose_weight, fit_correction, fit_heads
 from pipeline.model.system import Example
 from pipeline.model.tuning import choose_refusal, choose_search, fit_query, fit_reranker
 from pipeline.tracking import Curve
@@ -32,7 +37,7 @@ def fit_retrieval(
     unanswerable: float,
     seed: int,
     out: Path,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     """Fit the heads, then the correction by early states and its weight, then the null fact.
 
     The heads and both corrections learn from questions with gold facts alone, and stay as they are without
@@ -42,21 +47,28 @@ def fit_retrieval(
     known = _balanced(pool, settings.examples, draw)
     judged = known
     if system.letters:
-        draw.shuffle(known)
-        cut = max(1, round(settings.held * len(known)))
-        judged, known = known[:cut], known[cut:] or known
+        judged, known = _apart(system, known, settings.held, draw)
     taught = [example for example in known if example.gold]
-    curve = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
-    if taught:
-        ask = _asking(system, taught)
-        slots = _slots(system, taught).to(system.reader.device)
-        for row in fit_heads(system.heads, system.memory, ask, slots, settings, bar):
-            curve.append(**row)
-    if system.letters:
-        fit_letters(system, judged, settings, bar)
     held = list(valid)
     if settings.validation and len(held) > settings.validation:
         held = draw.sample(held, settings.validation)
+    curve = Curve(out / "retrieval.csv", ("step", "aux_loss", "retrieval_accuracy"))
+    rehearsed: list[Rehearsed] = []
+    trust: dict[str, float] = {}
+    if taught:
+        fresh = deepcopy(system.heads)
+        asking = _asking(system, taught)
+        ask = partial(asking, system.heads)
+        slots = _slots(system, taught).to(system.reader.device)
+        for row in fit_heads(system.heads, system.memory, ask, slots, settings, bar):
+            curve.append(**row)
+        if system.method.question == "encoder" and system.memory.settings.layout == "factored":
+            parts = fresh, system.heads, system.memory
+            rehearsed = rehearse(*parts, asking, slots, settings, draw, bar)
+            trust = choose_trust(system, rehearsed, held, settings.trusts)
+    views = [(system.heads, judged), *unfamiliar(system, rehearsed, judged)]
+    if system.letters:
+        fit_letters(system, views, settings, bar)
     weights: Sequence[float] = []
     if settings.correction_steps and taught:
         fit_correction(system, taught, ask, settings, bar)
@@ -65,12 +77,13 @@ def fit_retrieval(
     if pool.unanswerable:
         count = settings.null_examples
         answerable, without = (draw.sample(list(e), min(len(e), count)) for e in (judged, pool.unanswerable))
-        fit_null(system, answerable, without, unanswerable, settings, bar)
+        views = [(system.heads, answerable), *unfamiliar(system, rehearsed, answerable)]
+        fit_null(system, views, [(system.heads, without)], unanswerable, settings, bar)
     if settings.texts:
         questions = draw.sample(known, min(len(known), QUESTIONS))
         questions += draw.sample(list(pool.unanswerable), min(len(pool.unanswerable), QUESTIONS))
         fit_asking(system, questions, settings.texts, draw, bar)
-    return accuracy
+    return accuracy, trust
 
 
 def fit_search(
@@ -110,12 +123,35 @@ def _slots(system: OurSystem, known: Sequence[Example]) -> Int[Tensor, "B 3"]:
     return torch.stack([torch.as_tensor(row) for row in (first, triples[:, 1], later)], dim=1)
 
 
-def _asking(system: OurSystem, known: Sequence[Example]) -> Ask:
-    """Return what gives the queries of `known`; their texts are encoded once, early states made each time."""
+def _asking(
+    system: OurSystem, known: Sequence[Example]
+) -> Callable[[RetrievalHeads, Int[Tensor, " B"]], Query]:
+    """Return what gives the queries of `known`; texts are encoded once, early states made each time."""
     if system.method.question == "states":
-        return lambda drawn: system.query([known[i].text for i in drawn.tolist()])
+        return lambda heads, drawn: system.query([known[i].text for i in drawn.tolist()])
     vectors = system.encoder.encode([e.text for e in known], lambda b: bar(b, "questions"))
-    return lambda drawn: system.heads(vectors[drawn.to(vectors.device)])
+    return lambda heads, drawn: heads(vectors[drawn.to(vectors.device)])
+
+
+def _apart(
+    system: OurSystem, known: Sequence[Example], share: float, draw: random.Random
+) -> tuple[list[Example], list[Example]]:
+    """Return at least `share` of the questions, about entities that no other asks about, and the others.
+
+    Heads that were fitted to other questions about the same entities would be surer of these than of new
+    ones. Where that leaves no others, they are all questions.
+    """
+    groups: dict[object, list[Example]] = {}
+    for example in known:
+        asked = (example.via or example.gold)[:1]
+        key = int(system.memory.triples[asked[0], 0]) if asked else example.text
+        groups.setdefault(key, []).append(example)
+    order = list(groups.values())
+    draw.shuffle(order)
+    apart: list[Example] = []
+    while order and len(apart) < max(1, round(share * len(known))):
+        apart += order.pop()
+    return apart, [example for group in order for example in group] or list(known)
 
 
 def _balanced(pool: Pool, limit: int, draw: random.Random) -> list[Example]:

@@ -19,14 +19,16 @@ from pipeline.evaluation.systems import NAMES, open_system
 from pipeline.kg.facts import Graph, read_table
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
+from pipeline.model.batches import Pool, Train
 from pipeline.model.dysk import Dysk, DyskDense
-from pipeline.model.fitting import Pool, Train, fit
+from pipeline.model.fitting import fit
 from pipeline.model.judging import choose_threshold
 from pipeline.model.labels import Labels, labelled
 from pipeline.model.narrow import narrow_rows
 from pipeline.model.ours import OurSystem
 from pipeline.model.rag import Rag
 from pipeline.model.ragtuned import RagTuned, RagTunedSystem
+from pipeline.model.retrieval import keep_better
 from pipeline.model.settings import AtlasKv, AtlasKvAux, Kblam, KblamSameRows, Ours, Vector
 from pipeline.model.stopping import choose_stop
 from pipeline.model.system import Example, System
@@ -89,12 +91,13 @@ def fitted(
     }
     figures: dict[str, Any] = {"method": name, "seed": seed, "labels": labels}
     if isinstance(system, OurSystem):
-        figures["correction"] = fit_retrieval(
+        figures["correction"], figures["trust"] = fit_retrieval(
             system, pool, answerable, train.retrieval, train.unanswerable, seed, out
         )
     if isinstance(system, RagTunedSystem):
         figures["search"] = fit_search(system, pool, valid, train, seed, out)
         pool = Pool(pool.template, pool.human, [])
+    found_by = {n: v.clone() for n, v in system.state_dict().items() if n.startswith(system.fitted_before)}
     figures["retrieval_seconds"] = time.perf_counter() - began
     _seed(seed)
     steps = train.steps[name]
@@ -114,8 +117,10 @@ def fitted(
     )
     figures["seconds"] = time.perf_counter() - started
     if isinstance(system, OurSystem):
+        few = random.sample(answerable, min(len(answerable), train.retrieval.validation))
+        if few:
+            figures["joint"] = keep_better(system, found_by, few)
         if system.hops > 1:
-            few = random.sample(answerable, min(len(answerable), train.retrieval.validation))
             figures["hops"] = choose_stop(system, few, train.retrieval.stop_biases)
         figures["refusal"] = choose_threshold(system, valid, system.method.refuse_answerable)
     if isinstance(system, RagTunedSystem):

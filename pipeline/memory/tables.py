@@ -81,6 +81,11 @@ class Tables:
         self.follow()
 
     @property
+    def facts(self) -> int:
+        """How many facts have a place."""
+        return len(self._gone)
+
+    @property
     def entities(self) -> int:
         """How many entities have a place."""
         return len(self._counts)
@@ -140,6 +145,10 @@ class Tables:
         at = torch.tensor(rows, dtype=torch.long, device=table.device)
         table[at] = torch.as_tensor(values, dtype=table.dtype, device=table.device)
 
+    def slots(self, facts: CandidateFacts) -> Int[Tensor, "2 B N"]:
+        """Return the rows of the heads and relations of facts; those of any fact where there is none."""
+        return self._triples[:, facts.clamp(min=0)]
+
     def search(self, query: Query) -> Fixed:
         """Return the N best facts with their fine scores; see `Scoring.search` and `Scoring.score`."""
         settings = self._memory.settings
@@ -154,7 +163,7 @@ class Tables:
         order = scores.sort(dim=-1, descending=True, stable=True).indices[:, :n]
         facts = facts.gather(1, order).masked_fill(scores.gather(1, order) == -torch.inf, -1)
         facts = F.pad(facts, (0, settings.N - n), value=-1)
-        heads, relations = self._triples[:, facts.clamp(min=0)]
+        heads, relations = self.slots(facts)
         none = facts < 0
         entity = torch.einsum("bp,bnp->bn", query.key, self._vectors_of(heads).float())
         relation = shares.gather(1, relations)

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.model.factreader import FactReader
+from pipeline.model.inbox import Inbox
 from pipeline.model.places import head_sizes
 
 
@@ -27,6 +28,46 @@ class Read(NamedTuple):
     def width(self) -> int:
         """Tokens of the longest row."""
         return max(map(len, self.places), default=0)
+
+
+class Front:
+    """Places in front of prompts for the tokens of facts: where their keys and values stand, and shifts.
+
+    A question's tokens take the last places of its row: those next to its prompt.
+
+    Args:
+        questions: B of every batch.
+        width: J, places of a row.
+        hidden: the shift of a place that isn't taken.
+        device: where they are read.
+    """
+
+    def __init__(self, questions: int, width: int, hidden: float, device: torch.device) -> None:
+        self.width, self.hidden = width, hidden
+        shape = questions, width
+        self._places, self._shifts = Inbox(shape, torch.long, device), Inbox(shape, torch.float32, device)
+
+    @property
+    def places(self) -> Int[Tensor, "B J"]:
+        """Where keys and values stand in an arena; 0 where a place isn't taken."""
+        return self._places.tensor
+
+    @property
+    def shifts(self) -> Float[Tensor, "B J"]:
+        """What is added to the logits, in nats."""
+        return self._shifts.tensor
+
+    def take(self, facts: Read | None) -> None:
+        """Take facts, no row of them longer than there are places."""
+        places, shifts = self._places.opened(), self._shifts.opened()
+        places.fill(0)
+        shifts.fill(self.hidden)
+        if facts is not None:
+            for row, (at, row_shifts) in enumerate(zip(*facts, strict=True)):
+                places[row, self.width - len(at) :] = at
+                shifts[row, self.width - len(at) :] = row_shifts
+        self._places.send()
+        self._shifts.send()
 
 
 class FactArena:
@@ -70,6 +111,10 @@ class FactArena:
                 for row, row_shifts in zip(places, shifts, strict=True)
             ],
         )
+
+    def places(self, text: str) -> NDArray[np.int64]:
+        """Return where the tokens of a fact stand that was read; the same array as long as they do."""
+        return self._places[text]
 
     def clear(self) -> None:
         """Forget every fact."""

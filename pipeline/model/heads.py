@@ -91,6 +91,17 @@ class RetrievalHeads(nn.Module):
             *(self.second(relation) if self.second else (None, None)),
         )
 
+    @torch.no_grad()
+    def trust(self, share: float) -> None:
+        """Move the relation head's weights to a share of the way from those that it started with.
+
+        W_λ = (1 - λ)·W_0 + λ·W of its last layer and its map: 0 is the encoder's own similarity, 1 what was
+        fitted (Wortsman et al. 2022, arXiv 2109.01903).
+        """
+        self.relation.outer.weight.mul_(share)
+        self.relation.outer.bias.mul_(share)
+        self.map.lerp_(torch.eye(len(self.map), device=self.map.device), 1 - share)
+
     @property
     def temperature(self) -> float:
         """What divides an entity's cosine: e^-τ_e."""

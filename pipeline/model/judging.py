@@ -21,6 +21,7 @@ from pipeline.model.refusing import Judged, by_kind, limit, rightly
 from pipeline.model.retrieval import Retrieval, Steps, cool
 from pipeline.model.selection import doubted
 from pipeline.model.system import Example
+from pipeline.model.views import Views, batches
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,12 @@ CERTAIN = 0.9
 """Probability that a text asks nothing from which on it may be refused, however rare questions are there."""
 
 
-def fit_letters(
-    system: OurSystem, examples: Sequence[Example], settings: Retrieval, steps: Steps
-) -> list[dict[str, float]]:
-    """Fit the correction by letters to the candidates that the heads find, the heads held still.
+def fit_letters(system: OurSystem, views: Views, settings: Retrieval, steps: Steps) -> list[dict[str, float]]:
+    """Fit the correction by letters to the candidates that heads find, the heads held still.
 
     Args:
         system: its correction is fitted, in place.
-        examples: questions with gold facts that the heads were not fitted to; they know too much of others.
+        views: questions with gold facts that the heads were not fitted to; they know too much of others.
         settings: steps and learning rate.
         steps: wraps the iteration, for a progress bar.
 
@@ -44,9 +43,8 @@ def fit_letters(
     """
     assert system.letters is not None
     found, letters, gold = [], [], []
-    for start in range(0, len(examples), 64):
-        batch = examples[start : start + 64]
-        texts = [example.text for example in batch]
+    for batch in batches(system, views):
+        texts = _texts(batch)
         with torch.no_grad():
             found.append(system.memory.search(system.query(texts)))
         letters.append(overlaps(system.memory, texts, found[-1].facts, found[-1].via))
@@ -71,8 +69,8 @@ def fit_letters(
 
 def fit_null(
     system: OurSystem,
-    answerable: Sequence[Example],
-    unanswerable: Sequence[Example],
+    answerable: Views,
+    unanswerable: Views,
     share: float,
     settings: Retrieval,
     steps: Steps,
@@ -91,16 +89,16 @@ def fit_null(
     """
     kinds = [(answerable, 0.0, 1 - share), (unanswerable, 1.0, share)]
     features, offsets, targets, weights = [], [], [], []
-    for examples, label, importance in kinds:
-        for start in range(0, len(examples), 64):
-            texts = [example.text for example in examples[start : start + 64]]
+    for views, label, importance in kinds:
+        count = sum(len(examples) for _, examples in views)
+        for batch in batches(system, views):
             with torch.no_grad():
-                found, evidence = system.evidence(texts)
+                found, evidence = system.evidence(_texts(batch))
                 features.append(evidence)
                 best = found.scores.max(dim=-1, keepdim=True).values
                 offsets.append((found.scores - best).logsumexp(dim=-1, keepdim=True).nan_to_num())
             targets.append(torch.full_like(offsets[-1], label))
-            weights.append(torch.full_like(offsets[-1], importance / len(examples)))
+            weights.append(torch.full_like(offsets[-1], importance / count))
     inputs, offset, target, weight = map(torch.cat, (features, offsets, targets, weights))
     optimizer = torch.optim.Adam(system.null.parameters(), lr=settings.null_learning_rate)
     for _ in steps(range(settings.null_steps), "null fact"):

@@ -19,9 +19,9 @@ from pipeline.memory.facts import Candidates
 from pipeline.memory.store import KnowledgeMemory
 from pipeline.shapes import CandidateFacts, CandidateScores
 
-OVERLAPS = 10
+OVERLAPS = 11
 """Figures of a question and a fact; see `overlaps`."""
-Letters = Float[Tensor, "B N 10"]
+Letters = Float[Tensor, "B N 11"]
 """`overlaps` of the candidates."""
 NEAR = 20
 """Best facts that are asked whether any of them covers the question."""
@@ -65,8 +65,10 @@ class _Question:
             found / 20,
         )
 
-    def noun(self, noun: str) -> float:
-        return len(self._trigrams & read(noun)[0]) / self._count
+    def noun(self, noun: str) -> tuple[float, float]:
+        trigrams = read(noun)[0]
+        shared = len(self._trigrams & trigrams)
+        return shared / self._count, shared / max(len(trigrams), 1)
 
     def later(self, noun: str, first: str) -> float:
         """Return what `noun` says that the noun asked for before it doesn't, unless it is said twice."""
@@ -87,9 +89,10 @@ def overlaps(
     In their order: the share of the head's letters that stand in words of the question; of the head's
     trigrams that the question has; of the question's trigrams that the head has; whether the head stands in
     the question as a whole; its words in tens; its letters found in twenties; the share of the question's
-    trigrams that the relation's noun has; that the second relation's noun has and the first one's hasn't, all
-    of it where the question says it twice; whether there is a second one;
-    the logarithm of the number of facts that the head heads, in fives. Zeros where the id is -1.
+    trigrams that the relation's noun has; of the noun's trigrams that the question has; of the question's
+    that the second relation's noun has and the first one's hasn't, all of it where the question says it
+    twice; whether there is a second one; the logarithm of the number of facts that the head heads, in fives.
+    Zeros where the id is -1.
     """
     if not (facts >= 0).any():
         return torch.zeros(*facts.shape, OVERLAPS, device=facts.device)
@@ -102,13 +105,13 @@ def overlaps(
     for row, text in enumerate(questions):
         question = _Question(text)
         read[row, :, :6] = _each(question.name, names, slots[0, row])
-        read[row, :, 6] = _each(question.noun, nouns, slots[1, row])
+        read[row, :, 6:8] = _each(question.noun, nouns, slots[1, row])
         if led[row].any():
             pairs = np.stack([ends[row], slots[1, row]])[:, led[row]]
             distinct, place = np.unique(pairs, axis=1, return_inverse=True)
             said = [question.later(nouns[last], nouns[first]) for last, first in distinct.T.tolist()]
-            read[row, led[row], 7] = np.array(said)[place]
-    read[..., 8] = led
+            read[row, led[row], 8] = np.array(said)[place]
+    read[..., 9] = led
     heads, place = np.unique(slots[0], return_inverse=True)
     count = torch.from_numpy(memory.counts(heads)[place].reshape(facts.shape)).float().log1p() / 5
     figures = torch.cat([torch.from_numpy(read), count[..., None]], dim=-1).to(facts.device)
@@ -116,7 +119,7 @@ def overlaps(
 
 
 def _each(
-    figures: Callable[[str], float | tuple[float, ...]], texts: Sequence[str], rows: NDArray[np.int64]
+    figures: Callable[[str], tuple[float, ...]], texts: Sequence[str], rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Return the figures of the texts in `rows`, those of each text computed once."""
     distinct, place = np.unique(rows, return_inverse=True)
@@ -151,7 +154,7 @@ class LetterCorrection(nn.Module):
         return added
 
 
-def nearest_letters(letters: Letters, scores: CandidateScores) -> Float[Tensor, "B 13"]:
+def nearest_letters(letters: Letters, scores: CandidateScores) -> Float[Tensor, "B 14"]:
     """Return the overlaps of each question's best fact, and how far the best few cover it at most."""
     best = scores.topk(min(NEAR, scores.shape[1]), dim=-1).indices
     near = letters.gather(1, best[..., None].expand(-1, -1, OVERLAPS))

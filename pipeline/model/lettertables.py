@@ -116,7 +116,8 @@ class LetterTables:
         same = (parts[..., None] == words[:, None, None]).any(dim=-1)
         found = (lengths * same).sum(dim=-1)
         whole = _stands(parts, number, words, sizes[:, 1:])
-        noun = _among(known, self._noun[relations][0])
+        nouns, size = self._noun[relations]
+        noun = _among(known, nouns)
         none = torch.zeros_like(found)
         figures = [
             found / lengths.clamp(min=0).sum(dim=-1).clamp(min=1),
@@ -126,6 +127,7 @@ class LetterTables:
             number / 10,
             found / 20,
             noun / all_trigrams,
+            noun / size.clamp(min=1),
             none,
             none,
             counts.float().log1p() / 5,

@@ -9,7 +9,7 @@ from pipeline.memory.encoder import Progress, TextEncoder
 from pipeline.memory.facts import Fact
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
-from pipeline.model.fitting import Pool
+from pipeline.model.batches import Pool
 from pipeline.model.system import Example
 
 ABSENT = 0.1

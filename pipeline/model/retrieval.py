@@ -1,7 +1,7 @@
 """Training of what finds facts: the two heads, and the correction by the language model's early states."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,10 +48,18 @@ class Retrieval:
     """Entities drawn for the whole batch."""
     examples: int
     """Training questions that are encoded; 0 is all."""
+    relation_folds: int
+    """Folds of the relations that are kept from heads in turn, to learn what to do with relations that
+    training doesn't ask for (`pipeline.model.rehearsal`); 0, for ablation, learns from known ones alone."""
+    trusts: list[float]
+    """Shares of the way from the encoder's own similarity to the fitted relation head that are tried on
+    validation questions whose relation the heads don't know; 1 is always among them."""
     joint_rate: float
-    """Learning rate of the retrieval while the reader is fitted, as a share of the reader's."""
+    """Learning rate of the retrieval while the reader is fitted, as a share of the reader's. What it learns
+    then is kept where validation finds more with it; 0, for ablation, leaves it as it was fitted."""
     held: float
-    """Share of those that the heads are not fitted to, so that what judges their finds can be."""
+    """Share of those that the heads are not fitted to, all about entities that they don't know, so that what
+    judges their finds can be."""
     letters_steps: int
     """Steps of the correction by letters over all those questions at once."""
     letters_learning_rate: float
@@ -94,6 +102,12 @@ class Retrieval:
                     )
         if not 0 <= self.held < 1:
             raise ValueError(f"train.retrieval.held must be in [0, 1), not {self.held}")
+        if self.relation_folds < 0 or self.relation_folds == 1:
+            raise ValueError(
+                f"train.retrieval.relation_folds must be 0 or at least 2, not {self.relation_folds}"
+            )
+        if not all(0 <= trust <= 1 for trust in self.trusts):
+            raise ValueError(f"train.retrieval.trusts must be in [0, 1], not {self.trusts}")
         if not 0 <= self.joint_rate <= 1:
             raise ValueError(f"train.retrieval.joint_rate must be in [0, 1], not {self.joint_rate}")
 
@@ -105,6 +119,7 @@ def fit_heads(
     slots: Int[Tensor, "B 3"],
     settings: Retrieval,
     steps: Steps,
+    entities: bool = True,
 ) -> list[dict[str, float]]:
     """Fit the heads to questions with known slots, by InfoNCE over entities and cross-entropy over relations.
 
@@ -116,6 +131,8 @@ def fit_heads(
             relation of each question, -1 where it asks for one hop.
         settings: steps, negatives, learning rate.
         steps: wraps the iteration, for a progress bar.
+        entities: whether entities are learned; where not, what asks for them stays, and the share below is
+            not known.
 
     Returns:
         One row a step: step, aux_loss and the share of questions whose entity comes first in the batch.
@@ -137,8 +154,9 @@ def fit_heads(
         drawn = torch.randint(len(slots), (size,), device=slots.device)
         query = ask(drawn)
         gold, relation = slots[drawn, 0], place[drawn]
-        entity_loss, first = _contrast(query.key, keys, gold, settings)
-        loss = entity_loss
+        loss, first = query.key.new_zeros(()), math.nan
+        if entities:
+            loss, first = _contrast(query.key, keys, gold, settings)
         if memory.settings.layout == "factored":
             loss = loss + F.cross_entropy(query.relation @ relations.T, relation)
         if query.second is not None and query.stop is not None:
@@ -228,13 +246,43 @@ def choose_weight(
     accuracy: dict[float, float] = {}
     for weight in sorted({0.0, *weights}):
         system.correction.beta.fill_(weight)
-        right = 0.0
-        for start in range(0, len(examples), 64):
-            batch = examples[start : start + 64]
-            found = system.found([example.text for example in batch])
-            best = found.scores.argmax(dim=-1, keepdim=True)
-            right += gold_paths(found.facts.gather(1, best), found.via.gather(1, best), batch).sum().item()
-        accuracy[weight] = right / len(examples)
+        accuracy[weight] = _accuracy(system, examples)
     chosen = max(accuracy, key=lambda weight: (accuracy[weight], -weight))
     system.correction.beta.fill_(chosen)
     return {f"{weight:g}": share for weight, share in accuracy.items()} | {"chosen": chosen}
+
+
+@torch.no_grad()
+def keep_better(
+    system: OurSystem, before: Mapping[str, Tensor], examples: Sequence[Example]
+) -> dict[str, float]:
+    """Undo what the retrieval learned along with the reader, unless it answers more of `examples` so.
+
+    The reader's batches hold relations and wordings that training knows alone.
+
+    Args:
+        system: what is set back, or left as it is.
+        before: values of what was fitted before the reader, by name.
+        examples: validation questions with gold facts.
+
+    Returns:
+        Accuracy of the first fact `before` and `after`, and whether what came after is `kept`.
+    """
+    after = {name: value.clone() for name, value in system.state_dict().items() if name in before}
+    late = _accuracy(system, examples)
+    system.load_state_dict(system.state_dict() | dict(before))
+    early = _accuracy(system, examples)
+    if late > early:
+        system.load_state_dict(system.state_dict() | after)
+    return {"before": early, "after": late, "kept": float(late > early)}
+
+
+def _accuracy(system: OurSystem, examples: Sequence[Example]) -> float:
+    """Return the share of questions that the first fact answers."""
+    right = 0.0
+    for start in range(0, len(examples), 64):
+        batch = examples[start : start + 64]
+        found = system.found([example.text for example in batch])
+        best = found.scores.argmax(dim=-1, keepdim=True)
+        right += gold_paths(found.facts.gather(1, best), found.via.gather(1, best), batch).sum().item()
+    return right / len(examples)

@@ -11,8 +11,8 @@ from pipeline.model.system import Example
 
 NEVER = 1e4
 """Nats for stopping at which no second hop is ever taken."""
-LOST = 0.005
-"""Share of a kind of one-hop questions that may be lost by following second hops."""
+LOST = 0.002
+"""Share of a kind of one-hop questions, which are most of all, that may be lost by following second hops."""
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,18 +70,19 @@ class Session:
         self._fast: Fast | None = None
         self._edit(self._memory)
 
-    def compile(self, backend: Backend = "inductor") -> None:
+    def compile(self, backend: Backend = "inductor", ahead: bool = False) -> None:
         """Answer by what torch compiles from now on, and on a GPU records: worth minutes where many ask.
 
         After thousands of changes, call it again.
 
         Args:
             backend: what torch compiles with; see `pipeline.model.fast`.
+            ahead: likewise; counts at the first call.
         """
         if self._fast is None:
             most = self.system.memory.settings.k * self.system.method.fact_window
             facts = [self.system.method.fact_window, most]
-            self._fast = Fast(self.system, 1, PROMPT, self.system.answer_tokens, facts, backend)
+            self._fast = Fast(self.system, 1, PROMPT, self.system.answer_tokens, facts, backend, ahead)
         else:
             self._fast.renew()
         self._fast.warm()
@@ -136,6 +138,35 @@ class Session:
         if isinstance(self._memory, DurableMemory):
             self._memory.close()
 
+    def ask(self, question: str) -> Answer:
+        """Return the answer to `question`.
+
+        Raises:
+            UserError: as `checked`.
+        """
+        question = self.checked(question)
+        began = time.perf_counter()
+        reply = self._reply(question)
+        return self._answer(question, reply, reply.texts[0], time.perf_counter() - began)
+
+    def stream(self, question: str) -> tuple[Answer, Iterator[str]]:
+        """Return what `ask` does, with the text as pieces that are computed when they are asked for.
+
+        The answer itself comes without its text, and its seconds end before the first piece. The pieces hold
+        until the next question.
+
+        Raises:
+            UserError: as `ask`.
+        """
+        question = self.checked(question)
+        began = time.perf_counter()
+        if self._fast is None:
+            reply = self._reply(question)
+            pieces: Iterator[str] = iter(reply.texts)
+        else:
+            reply, pieces = self._fast.spoken(question)
+        return self._answer(question, reply, "", time.perf_counter() - began), pieces
+
     def checked(self, question: str) -> str:
         """Return a question with single spaces.
 
@@ -153,23 +184,15 @@ class Session:
             )
         return question
 
-    def ask(self, question: str) -> Answer:
-        """Return the answer to `question`.
-
-        Raises:
-            UserError: as `checked`.
-        """
-        question, memory = self.checked(question), self.system.memory
-        began = time.perf_counter()
-        reply = self._reply(question)
-        seconds = time.perf_counter() - began
+    def _answer(self, question: str, reply: Reply, text: str, seconds: float) -> Answer:
+        memory = self.system.memory
         found = zip(reply.facts[0], reply.weights[0], reply.via[0], strict=True)
         used = [
             Used(memory.fact(row).key, memory.text(row), weight, memory.text(via) if via >= 0 else "")
             for row, weight, via in found
         ]
         refused = reply.refused[0] or not used
-        return Answer(question, reply.texts[0], refused, reply.refusal[0], used, seconds)
+        return Answer(question, text, refused, reply.refusal[0], used, seconds)
 
     def search(self, text: str, n: int = 10) -> list[tuple[int, float]]:
         """Return the n facts that the model would find for a text with their scores in nats, best first.

@@ -1,6 +1,7 @@
 """The fast path against the ordinary one: same answers, shares and refusals, after every kind of change."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from pipeline.memory import tables
 from pipeline.memory.facts import Fact
-from pipeline.model import finder
+from pipeline.model import ahead, finder
 from pipeline.model.fast import Fast
 from pipeline.model.ours import OurSystem
 from pipeline.model.system import Reply
@@ -16,12 +17,18 @@ from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import opened, ours, shaken, some_examples
 from tests.tiny import SmallWorld
 
+VALUES = {"questions": 2, "prompt": 120, "answer": 6, "facts": [40, 160], "backend": "", "ahead": True}
 QUESTIONS = ["What is the capital of Aland?", "Which currency does Cland have?"]
 
 
 @pytest.fixture
 def system(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> OurSystem:
-    made: OurSystem = opened(ours(letters=True, mass=0.5), world, lm, encoder)
+    return trained(world, lm, encoder)
+
+
+def trained(world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: object) -> OurSystem:
+    device = changes.pop("device", torch.device("cpu"))
+    made: OurSystem = opened(ours(letters=True, mass=0.5, **changes), world, lm, encoder, device=device)
     shaken(made, 0.1)
     made.temperature.data.fill_(0.2)
     made.asking.limit.fill_(0.3)
@@ -30,8 +37,13 @@ def system(world: SmallWorld, lm: LanguageModel, encoder: Encoder) -> OurSystem:
 
 
 def fast(system: OurSystem, **changes: object) -> Fast:
-    values = {"questions": 2, "prompt": 120, "answer": 6, "facts": [40, 160], "backend": ""}
-    return Fast(system, **(values | changes))  # type: ignore[arg-type]
+    return Fast(system, **(VALUES | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=[False, True])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of `Fast`, one after the other."""
+    monkeypatch.setitem(VALUES, "ahead", request.param)
 
 
 def same(found: Reply, expected: Reply) -> None:
@@ -53,15 +65,84 @@ def asked(system: OurSystem, quick: Fast, questions: list[str]) -> Reply:
     return found
 
 
-def test_replies_are_those_of_the_ordinary_path(system: OurSystem) -> None:
-    quick = fast(system)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_replies_are_those_of_the_ordinary_path(system: OurSystem, ahead: bool) -> None:
+    quick = fast(system, ahead=ahead)
     texts = [example.text for example in some_examples(system, 20)]
     replies = [asked(system, quick, texts[i : i + 2]) for i in range(0, 20, 2)]
     assert quick.current
+    assert (quick.again > 0) == ahead
     assert 0 < sum(sum(reply.refused) for reply in replies) < 20
     assert len({len(row) for reply in replies for row in reply.facts}) > 1
 
 
+@pytest.mark.parametrize("count", [1, 16])
+def test_what_was_read_before_is_read_without_the_host(system: OurSystem, count: int) -> None:
+    """And by the same words: the host agrees, however many values a slot has."""
+    memory = system.memory
+    memory.upsert([Fact("N1", "P36", f"N{n}", "Newland", "capital", f"City {9 - n}") for n in range(2, 6)])
+    texts = [*(example.text for example in some_examples(system, count)), "What is the capital of Newland?"]
+    batches = [texts[:count], texts[-count:]]
+    quick = fast(system, questions=count, facts=[40, 200])
+    for batch in batches:
+        asked(system, quick, batch)
+    once = quick.again
+    assert 0 < once <= 2
+    quick._widths.extend([200, 200])
+    replies = [asked(system, quick, batch) for batch in batches * 2]
+    assert quick.again == once
+    assert any(memory.text(row).startswith("The capital of Newland") for row in replies[1].facts[-1])
+
+
+def test_what_is_wider_than_the_last_ones_is_read_once_more(system: OurSystem) -> None:
+    quick = fast(system, questions=1, facts=[8, 160])
+    told = []
+    for _ in range(4):
+        asked(system, quick, QUESTIONS[:1])
+        told.append(quick.again)
+    assert told == [1, 2, 2, 2]  # one wide batch is no reason to expect more
+
+
+@pytest.mark.parametrize("short", [4, 20])
+def test_facts_that_left_the_arena_or_were_forgotten_are_read_once_more(
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+    short: int,
+) -> None:
+    """In an arena that holds the facts of some questions, and a device that knows as many facts or three."""
+    monkeypatch.setattr(ahead, "SHORT", short)
+    system = trained(world, lm, encoder, fact_cache=60)
+    quick = fast(system, questions=1, facts=[160])
+    texts = [example.text for example in some_examples(system, 8)]
+    for text in texts:
+        asked(system, quick, [text])
+    once = quick.again
+    assert once > 3
+    asked(system, quick, texts[-1:])
+    assert quick.again == once
+    for text in texts:
+        asked(system, quick, [text])
+    assert quick.again > once + 3
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_reply_is_told_piece_by_piece(system: OurSystem, refused: bool) -> None:
+    system.null.threshold.fill_(-1.0 if refused else 2.0)
+    system.asking.limit.fill_(torch.inf)
+    quick = fast(system, questions=1)
+    for question in (*QUESTIONS, "and " * 60):
+        expected = quick.reply([question])
+        reply, pieces = quick.spoken(question)
+        told = list(pieces)
+        assert "".join(told) == expected.texts[0]
+        assert (len(told) > 1) == (not refused and question in QUESTIONS)
+        assert replace(reply, texts=expected.texts) == expected
+
+
+@pytest.mark.usefixtures("either")
 def test_a_compiled_path_gives_the_same_replies(system: OurSystem) -> None:
     compiled = 0
 
@@ -77,6 +158,7 @@ def test_a_compiled_path_gives_the_same_replies(system: OurSystem) -> None:
     assert 0 < compiled <= 8
 
 
+@pytest.mark.usefixtures("either")
 def test_what_changes_is_found_by_the_next_question(system: OurSystem) -> None:
     quick = fast(system)
     memory = system.memory
@@ -96,6 +178,7 @@ def test_what_changes_is_found_by_the_next_question(system: OurSystem) -> None:
     assert quick.current
 
 
+@pytest.mark.usefixtures("either")
 def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = fast(system)
     memory = system.memory
@@ -106,7 +189,8 @@ def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch:
     monkeypatch.setattr(tables, "WIDTH", 2)
     asked(system, fast(system), QUESTIONS)
     monkeypatch.undo()
-    monkeypatch.setattr(finder, "LATE", 1)
+    for module in (ahead, finder):
+        monkeypatch.setattr(module, "LATE", 1)
     quick = fast(system)
     late = [Fact(f"N{n}", "P36", "N9", f"Newland {n}", "capital", "City") for n in range(3)]
     memory.upsert(late)
@@ -121,6 +205,7 @@ def test_what_does_not_fit_is_left_to_the_system(system: OurSystem, monkeypatch:
     asked(system, quick, QUESTIONS)
 
 
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -147,6 +232,7 @@ def test_every_kind_of_system_gives_its_own_replies(
     )
 
 
+@pytest.mark.usefixtures("either")
 def test_everything_can_be_computed_ahead(system: OurSystem) -> None:
     quick = fast(system)
     quick.warm()
@@ -157,3 +243,25 @@ def test_everything_can_be_computed_ahead(system: OurSystem) -> None:
     assert found is not None
     assert again is not None
     assert torch.equal(found[1], again[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.parametrize("reads_ahead", [False, True])
+def test_on_a_gpu_what_is_recorded_gives_the_same_replies(
+    world: SmallWorld, lm: LanguageModel, encoder: Encoder, count: int, reads_ahead: bool
+) -> None:
+    """Two hundred questions and more, over a memory that changes in between, in too small an arena."""
+    system = trained(world, lm, encoder, device=torch.device("cuda"), fact_cache=1000)
+    memory = system.memory
+    quick = fast(system, questions=count, backend="eager", ahead=reads_ahead)
+    texts = [example.text for example in some_examples(system, 30)]
+    for turn in range(-(-208 // count)):
+        asked(system, quick, [texts[(turn * count + place) % 30] for place in range(count)])
+        if turn % 5 == 4:
+            gone = memory.fact(turn % 30)
+            memory.delete([gone.key])
+            asked(system, quick, [f"What is the capital of {gone.head_label}?"] * count)
+            memory.upsert([gone])
+    assert quick.current
+    assert 0 < quick.again < 300 // count if reads_ahead else quick.again == 0

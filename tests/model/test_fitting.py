@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.config import UserError
 from pipeline.model.adapter import load_adapter, save_adapter
-from pipeline.model.fitting import Batches, Fitting, Pool, Train, fit
+from pipeline.model.batches import Batches, Pool, Train
+from pipeline.model.fitting import Fitting, fit
 from pipeline.model.system import Example, System
 from pipeline.tracking import Curve
 from pipeline.weights import Encoder, LanguageModel

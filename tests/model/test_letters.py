@@ -36,6 +36,7 @@ def slow(question: str, name: str, noun: str) -> list[float]:
         len(words) / 10,
         len(found) / 20,
         len(trigrams(question) & trigrams(noun)) / len(trigrams(question)),
+        len(trigrams(question) & trigrams(noun)) / len(trigrams(noun)),
     ]
 
 
@@ -79,7 +80,7 @@ def test_a_second_noun_counts_by_what_the_first_one_does_not_say(
     ).facts
     questions = [f"What is the {noun} of Alm?", f"The {noun} of the {noun} of Alm", f"{noun} {noun} Alm"]
     facts = torch.tensor([[same, other]] * 3)
-    found = overlaps(memory, questions, facts, torch.full_like(facts, first))[..., 7]
+    found = overlaps(memory, questions, facts, torch.full_like(facts, first))[..., 8]
     assert found[0, 0] == 0
     for row in (1, 2):
         share = len(trigrams(noun)) / len(trigrams(questions[row]))
@@ -135,11 +136,11 @@ def test_fitting_it_finds_the_name_that_the_vectors_do_not(
 
     before = right()
     heads = {name: value.clone() for name, value in system.heads.state_dict().items()}
-    curve = fit_letters(system, examples, retrieval(letters_steps=150), quiet)
+    curve = fit_letters(system, [(system.heads, examples)], retrieval(letters_steps=150), quiet)
     assert curve[-1]["aux_loss"] < 0.5 * curve[0]["aux_loss"]
     assert right() > max(before, 0.6)
     assert all(torch.equal(value, heads[name]) for name, value in system.heads.state_dict().items())
-    assert fit_letters(system, [Example("Why?", (), ())], retrieval(), quiet) == []
+    assert fit_letters(system, [(system.heads, [Example("Why?", (), ())])], retrieval(), quiet) == []
 
 
 def test_a_row_without_facts_stays_finite() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.model.judging import choose_threshold, fit_null
-from pipeline.model.retrieval import Ask, _contrast, choose_weight, fit_correction, fit_heads
+from pipeline.model.retrieval import Ask, _contrast, choose_weight, fit_correction, fit_heads, keep_better
 from pipeline.model.system import Example, gold_mask
 from pipeline.weights import Encoder, LanguageModel
 from tests.model.tiny_systems import opened, ours, retrieval, some_examples
@@ -112,7 +112,8 @@ def test_the_null_fact_is_calibrated_to_the_share_of_questions_without_an_answer
     known = some_examples(system, 12)
     others = {name: p.clone() for name, p in system.state_dict().items() if not name.startswith("null.")}
     settings = retrieval(null_steps=1500, null_learning_rate=0.05)
-    fit_null(system, known, UNANSWERABLE, share, settings, quiet)
+    views = [(system.heads, known)], [(system.heads, UNANSWERABLE)]
+    fit_null(system, *views, share, settings, quiet)
     with_answer, without = doubts(system, known).mean(), doubts(system, UNANSWERABLE).mean()
     assert (1 - share) * with_answer + share * without == pytest.approx(share, abs=0.01)
     assert without > with_answer + 0.1
@@ -221,12 +222,37 @@ def test_a_correction_that_is_worth_nothing_gets_no_weight(
     assert found["0"] == pytest.approx(gold_mask(best, examples).float().mean().item())
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_what_was_learned_with_the_reader_stays_where_it_finds_more(
+    better: bool, world: SmallWorld, lm: LanguageModel, encoder: Encoder
+) -> None:
+    system = opened(ours(head_width=32), world, lm, encoder)
+    examples = some_examples(system, 20)
+    prefixes = system.fitted_before
+
+    def state() -> dict[str, Tensor]:
+        return {n: v.clone() for n, v in system.state_dict().items() if n.startswith(prefixes)}
+
+    states = [state()]
+    fitted(system, examples, retrieval(steps=150, batch_size=20, learning_rate=0.03))
+    states.append(state())
+    before, after = states if better else states[::-1]
+    system.load_state_dict(after, strict=False)
+    found = keep_better(system, before, examples)
+    assert (found["after"] > found["before"]) == better == bool(found["kept"])
+    wanted = after if better else before
+    assert all(torch.equal(value, wanted[name]) for name, value in state().items())
+    assert keep_better(system, state(), examples)["kept"] == 0.0, "on a tie it is what was before"
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"steps": -1}, "train.retrieval.steps must be at least 0, not -1"),
         ({"random_negatives": -1}, "train.retrieval.random_negatives must be at least 0, not -1"),
         ({"k_validation": 0}, "train.retrieval.k_validation must be at least 1, not 0"),
+        ({"relation_folds": 1}, "train.retrieval.relation_folds must be 0 or at least 2, not 1"),
+        ({"trusts": [0.5, 1.5]}, r"train.retrieval.trusts must be in \[0, 1\], not \[0.5, 1.5\]"),
         ({"joint_rate": 2.0}, r"train.retrieval.joint_rate must be in \[0, 1\], not 2.0"),
         ({"batch_size": 0}, "train.retrieval.batch_size must be at least 1, not 0"),
         ({"rerank_batch": 0}, "train.retrieval.rerank_batch must be at least 1, not 0"),

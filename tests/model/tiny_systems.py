@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipeline.evaluation.systems import Method, open_system
+from pipeline.model.batches import Train
 from pipeline.model.bm25 import Bm25
 from pipeline.model.closedbook import ClosedBook
 from pipeline.model.dysk import Dysk, DyskDense
-from pipeline.model.fitting import Train
 from pipeline.model.icl import Icl
 from pipeline.model.labels import Labels
 from pipeline.model.linking import Linking
@@ -183,6 +183,8 @@ def retrieval(**changes: Any) -> Retrieval:
         "hard_negatives": 2,
         "random_negatives": 4,
         "examples": 12,
+        "relation_folds": 2,
+        "trusts": [0.5],
         "joint_rate": 0.1,
         "held": 0.2,
         "letters_steps": 3,
@@ -229,14 +231,21 @@ def training(checkpoints: Path, **changes: Any) -> Train:
     return Train(**(values | changes))
 
 
-def opened(method: Method, world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: Any) -> Any:
+def opened(
+    method: Method,
+    world: SmallWorld,
+    lm: LanguageModel,
+    encoder: Encoder,
+    device: torch.device | str = "cpu",
+    **changes: Any,
+) -> Any:
     """Return the untrained system of `method` on the small world; `changes` are of the memory.
 
     Every entity is looked at: the vectors of a random encoder say nothing about which ones to.
     """
     torch.manual_seed(0)
     memory = memory_settings(**({"entities": 60} | changes))
-    return open_system(method, memory, lm, encoder, world.graph, world.paths, torch.device("cpu"))
+    return open_system(method, memory, lm, encoder, world.graph, world.paths, torch.device(device))
 
 
 def some_examples(system: System, count: int = 3) -> list[Example]:

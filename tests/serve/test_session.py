@@ -176,6 +176,16 @@ def test_writing_begins_with_the_index_or_the_examples(trained, tmp_path, monkey
     session.close()
 
 
+def test_an_answer_is_streamed_as_it_is_told_at_once(session):
+    answer, pieces = session.stream(f"  {QUESTION} ")
+    told = session.ask(QUESTION)
+    assert "".join(pieces) == told.text
+    assert answer.question == QUESTION
+    assert (answer.text, answer.facts, answer.refusal) == ("", told.facts, told.refusal)
+    with pytest.raises(UserError, match="the question is empty"):
+        session.stream(" ")
+
+
 def test_a_compiled_session_answers_alike_and_follows_changes(session, trained):
     other = Session.open(trained.adapter, trained.memory)
     other.compile(backend="")
@@ -187,6 +197,9 @@ def test_a_compiled_session_answers_alike_and_follows_changes(session, trained):
         assert [fact.weight for fact in found.facts] == pytest.approx(
             [fact.weight for fact in expected.facts]
         )
+        answer, pieces = other.stream(question)
+        assert "".join(pieces) == found.text
+        assert (answer.facts, answer.refused) == (found.facts, found.refused)
         return {fact.text for fact in found.facts}
 
     alike(QUESTION)
