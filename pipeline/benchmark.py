@@ -5,6 +5,7 @@ import sys
 from pipeline.benchmarks.ablation import ablation
 from pipeline.benchmarks.asof import asof
 from pipeline.benchmarks.editing import editing
+from pipeline.benchmarks.fetching import fetching
 from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
@@ -31,6 +32,7 @@ COMMANDS = {
     "ablation": ablation,
     "asof": asof,
     "editing": editing,
+    "fetching": fetching,
     "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,
