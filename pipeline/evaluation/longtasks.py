@@ -15,6 +15,7 @@ from pipeline.evaluation.streamreading import followed
 from pipeline.longcontext import corpora
 from pipeline.longcontext.corpora import Asked
 from pipeline.longcontext.fillers import filler
+from pipeline.longcontext.lessons import TEST, fold_of
 from pipeline.longcontext.newsstream import Stream
 from pipeline.longcontext.opening import Contexts
 from pipeline.longcontext.passagesearch import PassageSearch, widened
@@ -121,9 +122,18 @@ def _judged(said: str, sample: Sample) -> dict[str, float]:
     return {"em": squad_em(said, sample.answers), "f1": squad_f1(said, sample.answers)}
 
 
-def drawn(name: str, count: int, seed: int) -> list[Asked]:
-    """Return questions of a set in an order that the seed draws, `count` at most."""
+def drawn(name: str, count: int, seed: int, taught: Sequence[str]) -> list[Asked]:
+    """Return questions of a set in an order that the seed draws, `count` at most.
+
+    Args:
+        name: of the set.
+        count: questions at most.
+        seed: of the order.
+        taught: sets that the retriever learned from; of those, only the questions that it never met.
+    """
     known = corpora.questions(name)
+    if name in taught:
+        known = [asked for asked in known if fold_of(asked.text) == TEST]
     order = np.random.default_rng(seed).permutation(len(known))[:count].tolist()
     return [known[place] for place in order]
 
@@ -141,7 +151,7 @@ def _questions(
     asked = tasks.questions
     samples = among_passages(
         tokenizer,
-        drawn(name, asked.samples, seed),
+        drawn(name, asked.samples, seed, contexts.settings.training.teaching.sets),
         corpora.passages(),
         asked.length,
         tasks.asked,
@@ -213,7 +223,7 @@ def _searched(
     tell: Tell,
 ) -> None:
     asked = tasks.searched
-    questions = drawn(name, asked.samples, seed)
+    questions = drawn(name, asked.samples, seed, contexts.settings.training.teaching.sets)
     gold = {passage for question in questions for passage in question.gold}
     search = PassageSearch(widened(corpora.passages(), gold, asked.passages, seed))
     rows: Figures = told["searched"].setdefault(name, {})
