@@ -101,7 +101,14 @@ class Dsram(Context):
         self._below = Window(first, settings.sinks, capacity)
         self._above = Window(shape.layers - first, settings.sinks, capacity)
         self._latents = Latents(
-            bases, settings.rank_keys, settings.rank_values, settings.precision, settings.block, device
+            bases,
+            settings.rank_keys,
+            settings.rank_values,
+            settings.precision,
+            settings.block,
+            shape.groups,
+            shape.size,
+            device,
         )
         self._ring = Ring(settings.ring // settings.block, _spill(settings))
         self._summaries = Summaries(settings.block, retriever.summaries, settings.summary_precision)
@@ -205,7 +212,7 @@ class Dsram(Context):
             return
         own = self.settings.sinks // self.settings.block
         rows = self._ring.gather((picked - own).clamp(min=-1))
-        keys, values = self._latents.decode(rows, self.shape.groups, self._above.dtype)
+        keys, values = self._latents.decode(rows, self._above.dtype)
         self._above.fill(keys, values)
         if bool((picked[:, 0] < 0).any()):
             self._absent = (picked < 0).repeat_interleave(self.settings.block, dim=1)

@@ -5,7 +5,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from pipeline.longcontext.lowrank import Bases, Basis
-from pipeline.longcontext.quantised import packed, unpacked
+from pipeline.longcontext.quantised import BITS, packed, unpacked, width
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 SPREADING_SEED = 0
@@ -14,16 +14,18 @@ SPREADING_SEED = 0
 class Latents:
     """Turns keys and values into rows and back.
 
-    In int8 the numbers of a row share one scale, which its largest would take for itself: the first singular
-    directions have ten times the spread of the last. The basis is therefore turned within the subspace that
-    it spans, which loses nothing and spreads the variance evenly (QuaRot, arXiv 2404.00456).
+    In int8 and int4 the numbers of a row share one scale, which the largest would take for itself: the first
+    singular directions have ten times the spread of the last. The basis is therefore turned within the
+    subspace that it spans, which loses nothing and spreads the variance evenly (QuaRot, arXiv 2404.00456).
 
     Args:
         bases: of the layers in question; None where both ranks are 0.
         rank_keys: numbers kept of a key; 0 keeps it as it is.
         rank_values: numbers kept of a value; 0 keeps it as it is.
-        precision: int8, float16, bfloat16 or float32.
+        precision: int8, int4, float16, bfloat16 or float32.
         block: tokens of a block.
+        groups: KV heads, G.
+        size: numbers of a head, D.
         device: where it is computed.
 
     Raises:
@@ -37,9 +39,13 @@ class Latents:
         rank_values: int,
         precision: str,
         block: int,
+        groups: int,
+        size: int,
         device: torch.device | str,
     ) -> None:
-        self.precision, self.block = precision, block
+        self.precision, self.block, self.groups = precision, block, groups
+        self.bits = BITS.get(precision)
+        self.ranks = rank_keys or groups * size, rank_values or groups * size
         self._keys = self._cut(None if bases is None else bases.keys, rank_keys, device)
         self._values = self._cut(None if bases is None else bases.values, rank_values, device)
 
@@ -52,7 +58,7 @@ class Latents:
             size = "no basis" if basis is None else f"a basis of {basis.spectrum.shape[1]} numbers"
             raise ValueError(f"a rank of {rank} with {size}")
         directions = basis.directions[:, :, :rank]
-        if self.precision == "int8":
+        if self.bits:
             noise = torch.randn(rank, rank, generator=torch.Generator().manual_seed(SPREADING_SEED))
             directions = directions @ torch.linalg.qr(noise).Q
         return basis.centre[:, None].to(device), directions.contiguous().to(device)
@@ -62,43 +68,34 @@ class Latents:
     ) -> Shaped[Tensor, "n B layers block width"]:
         """Return the rows of n = T / block blocks."""
         sides = [_project(keys, self._keys), _project(values, self._values)]
-        if self.precision == "int8":
-            rows = torch.cat([packed(side) for side in sides], dim=-1)
+        if self.bits:
+            rows = torch.cat([packed(side, self.bits) for side in sides], dim=-1)
         else:
             rows = torch.cat(sides, dim=-1).to(DTYPES[self.precision])
-        layers, batch, tokens, width = rows.shape
-        blocks = rows.view(layers, batch, tokens // self.block, self.block, width)
+        layers, batch, tokens, taken = rows.shape
+        blocks = rows.view(layers, batch, tokens // self.block, self.block, taken)
         return blocks.permute(2, 1, 0, 3, 4).contiguous()
 
     def decode(
-        self, rows: Shaped[Tensor, "B k layers block width"], groups: int, dtype: torch.dtype
+        self, rows: Shaped[Tensor, "B k layers block width"], dtype: torch.dtype
     ) -> tuple[Float[Tensor, "layers B G T D"], Float[Tensor, "layers B G T D"]]:
         """Return keys and values of T = k · block tokens, as far as their rows tell them.
 
         Args:
             rows: as `encode` gave them.
-            groups: KV heads, G.
             dtype: of what is returned.
         """
         laid = rows.permute(2, 0, 1, 3, 4).flatten(2, 3)
-        split = self._width(self._keys, laid.shape[-1])
-        keys, values = laid[..., :split], laid[..., split:]
+        inside = width(self.ranks[0], self.bits) if self.bits else self.ranks[0]
+        keys = self._numbers(laid[..., :inside], self.ranks[0])
+        values = self._numbers(laid[..., inside:], self.ranks[1])
         return (
-            _restore(self._numbers(keys), self._keys, groups, dtype),
-            _restore(self._numbers(values), self._values, groups, dtype),
+            _restore(keys, self._keys, self.groups, dtype),
+            _restore(values, self._values, self.groups, dtype),
         )
 
-    def _numbers(self, rows: Tensor) -> Float[Tensor, "layers B T R"]:
-        return unpacked(rows) if self.precision == "int8" else rows.float()
-
-    def _width(self, cut: tuple[Tensor, Tensor] | None, width: int) -> int:
-        """Return how many of a row's elements belong to its key."""
-        extra = 2 if self.precision == "int8" else 0
-        if cut is not None:
-            return int(cut[1].shape[-1]) + extra
-        if self._values is not None:
-            return width - int(self._values[1].shape[-1]) - extra
-        return width // 2
+    def _numbers(self, rows: Tensor, rank: int) -> Float[Tensor, "layers B T R"]:
+        return unpacked(rows, rank, self.bits) if self.bits else rows.float()
 
 
 def _project(

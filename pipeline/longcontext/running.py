@@ -138,7 +138,9 @@ class Rotation:
         for known, cosine, sine in self._known:
             if known is positions:
                 return rotated(states, cosine, sine)
-        cosine, sine = (part[:, None] for part in self._rotary(states, positions.view(-1, positions.shape[-1])))
+        cosine, sine = (
+            part[:, None] for part in self._rotary(states, positions.view(-1, positions.shape[-1]))
+        )
         self._known.append((positions, cosine, sine))
         return rotated(states, cosine, sine)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-PRECISIONS = ("int8", "float16", "bfloat16", "float32")
+PRECISIONS = ("int8", "int4", "float16", "bfloat16", "float32")
 SUMMARY_PRECISIONS = ("int8", "float16")
 RELEVANCE = ("passage", "answer")
 ATTENTION_TERMS = ("frobenius", "entropy")
@@ -44,7 +44,7 @@ class Dsram:
     rank_values: int
     """r of the values' latents; 0 keeps the values themselves."""
     precision: str
-    """What latents are kept in: int8 (a scale a token), float16, bfloat16 or float32."""
+    """What latents are kept in: int8 or int4 (a scale a token), float16, bfloat16 or float32."""
     summary_precision: str
     """What block summaries are kept in: int8 (a scale a block) or float16."""
     spill: str

@@ -7,6 +7,8 @@ it from the buffer to its place. Pinning all of a large store would take longer 
 import shutil
 import tempfile
 import weakref
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +19,8 @@ from torch import Tensor
 
 from pipeline.longcontext.context import Held
 
-SEGMENT = 1 << 28
-"""Bytes that are reserved at once."""
+LEAST, MOST, SHARE = 1 << 22, 1 << 28, 8
+"""Bytes that are reserved at once: an eighth of what there is, within limits."""
 BUFFERS = 3
 """Pinned buffers: one being filled, one being emptied, one to spare."""
 
@@ -30,16 +32,19 @@ class Spill:
         host_bytes: of host memory; None for any amount. What doesn't fit goes to files.
         folder: for files, made when the first is; empty for the system's temporary folder. The files are
             deleted with this object.
-        segment: bytes reserved at once.
+        least: bytes reserved at once, at least.
     """
 
-    def __init__(self, host_bytes: int | None, folder: str = "", segment: int = SEGMENT) -> None:
-        self._limit, self._folder, self._segment = host_bytes, folder, segment
+    def __init__(self, host_bytes: int | None, folder: str = "", least: int = LEAST) -> None:
+        self._limit, self._folder, self._least = host_bytes, folder, least
         self._segments: list[Tensor] = []
+        self._starts: list[int] = []
+        self._room = 0
         self._count = self._host = self._disk = 0
         self._files: Path | None = None
         self._buffers: list[Tensor] = []
-        self._written: list[Future[None]] = []
+        self._written: deque[Future[None]] = deque(maxlen=BUFFERS)
+        self._turn = 0
         self._stream: torch.cuda.Stream | None = None
         self._worker: ThreadPoolExecutor | None = None
 
@@ -65,11 +70,11 @@ class Spill:
                 raise IndexError(f"block {number} of {self._count}")
         for future in self._written:
             future.result()
-        per = len(self._segments[0])
         first = self._segments[0][0, 0]
         rows = torch.empty((len(wanted), *first.shape), dtype=first.dtype, pin_memory=device.type == "cuda")
         for place, (number, text) in enumerate(wanted):
-            rows[place] = self._segments[number // per][number % per, text]
+            at = bisect_right(self._starts, number) - 1
+            rows[place] = self._segments[at][number - self._starts[at], text]
         return rows.to(device, non_blocking=True)
 
     def held(self) -> Held:
@@ -80,17 +85,17 @@ class Spill:
     def _place(self, number: int, blocks: Tensor) -> None:
         """Copy blocks from the host's memory to their places."""
         for offset, block in enumerate(blocks):
-            at, inside = divmod(number + offset, self._per(block))
-            while at >= len(self._segments):
+            if number + offset == self._room:
                 self._reserve(block)
-            self._segments[at][inside].copy_(block)
-
-    def _per(self, block: Tensor) -> int:
-        return max(1, self._segment // max(1, block.nbytes))
+            self._segments[-1][number + offset - self._starts[-1]].copy_(block)
 
     def _reserve(self, block: Tensor) -> None:
-        shape = (self._per(block), *block.shape)
-        size = self._per(block) * block.nbytes
+        """Make room for further blocks."""
+        wanted = min(max(self._least, (self._host + self._disk) // SHARE), MOST)
+        count = max(1, wanted // max(1, block.nbytes))
+        shape, size = (count, *block.shape), count * block.nbytes
+        self._starts.append(self._room)
+        self._room += count
         if self._limit is None or self._host + size <= self._limit:
             self._segments.append(torch.empty(shape, dtype=block.dtype))
             self._host += size
@@ -101,9 +106,7 @@ class Spill:
             self._files = Path(tempfile.mkdtemp(prefix="longcontext-", dir=self._folder or None))
             weakref.finalize(self, shutil.rmtree, self._files, ignore_errors=True)
         file = self._files / f"{len(self._segments):06d}"
-        flat = torch.from_file(
-            str(file), shared=True, size=self._per(block) * block.numel(), dtype=block.dtype
-        )
+        flat = torch.from_file(str(file), shared=True, size=count * block.numel(), dtype=block.dtype)
         self._segments.append(flat.view(shape))
         self._disk += size
 
@@ -111,9 +114,9 @@ class Spill:
         if self._worker is None or self._stream is None:
             self._worker, self._stream = ThreadPoolExecutor(1), torch.cuda.Stream(blocks.device)  # type: ignore[no-untyped-call]
         copied = blocks.clone()  # on the GPU, so that the caller need not wait for the slower copy
-        turn = len(self._written) % BUFFERS
-        if len(self._written) >= BUFFERS:
-            self._written[-BUFFERS].result()
+        turn, self._turn = self._turn, (self._turn + 1) % BUFFERS
+        if len(self._written) == BUFFERS:
+            self._written[0].result()
         if turn >= len(self._buffers):
             self._buffers.append(torch.empty(0, dtype=blocks.dtype, pin_memory=True))
         if self._buffers[turn].numel() < copied.numel():

@@ -31,6 +31,7 @@ class Summaries:
     ) -> None:
         self._block, self._pool, self._precision = block, pool, precision
         self.first = self.count = 0
+        self._numbers = 0
         self._rows: Tensor | None = None
         self._waiting: Tensor | None = None
 
@@ -45,6 +46,7 @@ class Summaries:
             return
         complete = states[:, : done * self._block].reshape(len(states), done, self._block, -1)
         fresh = self._pool(complete)
+        self._numbers = fresh.shape[2]
         rows = packed(fresh) if self._precision == "int8" else fresh.half()
         into = self._room(rows, oldest)
         into[:, self.count - self.first : self.count - self.first + done] = rows
@@ -54,7 +56,7 @@ class Summaries:
         """Return the summaries of blocks `start` to `stop` - 1."""
         assert self._rows is not None
         rows = self._rows[:, start - self.first : stop - self.first]
-        return unpacked(rows) if self._precision == "int8" else rows
+        return unpacked(rows, self._numbers) if self._precision == "int8" else rows
 
     @property
     def nbytes(self) -> int:

@@ -90,7 +90,8 @@ class Window:
             return buffer[:, :, begin - self.front : begin + filled + width]
         seen = torch.cat([buffer[:, :, begin - self.front : begin + filled], chunk], dim=2)
         own = seen[:, :, self.front :]
-        buffer[:, :, begin : begin + self.sinks] = own[:, :, : self.sinks]
+        if filled < self.sinks:
+            buffer[:, :, begin : begin + self.sinks] = own[:, :, : self.sinks]
         kept = own[:, :, self.sinks + leaving :]
         buffer[:, :, begin + self.sinks : begin + self.sinks + kept.shape[2]] = kept
         return seen

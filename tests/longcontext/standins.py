@@ -15,13 +15,14 @@ class Random(nn.Module):
 
     def __init__(self, hidden: int, size: int = 8) -> None:
         super().__init__()
-        self.projection = torch.randn(hidden, size, generator=torch.Generator().manual_seed(7))
+        projection = torch.randn(hidden, size, generator=torch.Generator().manual_seed(7))
+        self.register_buffer("projection", projection)
 
     def summaries(self, states: Tensor) -> Tensor:
-        return states.mean(dim=2) @ self.projection
+        return states.float().mean(dim=2) @ self.projection
 
     def query(self, states: Tensor) -> Tensor:
-        return states[:, -1] @ self.projection
+        return states[:, -1].float() @ self.projection
 
     def scores(self, query: Tensor, summaries: Tensor) -> Tensor:
         return torch.einsum("bs,bns->bn", query, summaries)

@@ -30,7 +30,7 @@ def blocks(first: int, n: int) -> Tensor:
 def test_a_ring_is_a_list_of_which_the_end_stays(
     slots: int, amounts: list[int], spilled: bool, data: st.DataObject
 ) -> None:
-    ring = Ring(slots, Spill(None, segment=3 * BLOCK_BYTES) if spilled else None)
+    ring = Ring(slots, Spill(None, least=3 * BLOCK_BYTES) if spilled else None)
     model: list[Tensor] = []
     for amount in amounts:
         fresh = blocks(len(model), amount)
@@ -66,7 +66,7 @@ def test_what_the_ring_never_had_or_forgot_is_refused(spill: Spill | None) -> No
 
 
 def test_a_ring_takes_what_its_slots_take_and_no_more_once_it_is_full() -> None:
-    ring = Ring(100, Spill(None, segment=10 * BLOCK_BYTES))
+    ring = Ring(100, Spill(None, least=10 * BLOCK_BYTES))
     assert ring.held() == Held(0)
     ring.append(blocks(0, 10))
     assert ring.held() == Held(32 * BLOCK_BYTES)  # it begins small
@@ -76,14 +76,14 @@ def test_a_ring_takes_what_its_slots_take_and_no_more_once_it_is_full() -> None:
     for start in range(100, 1000, 60):
         ring.append(blocks(start, 60))
         assert ring.held().device == full.device
-    assert ring.held().host == 900 * BLOCK_BYTES
+    assert 900 * BLOCK_BYTES <= ring.held().host <= 1.125 * 900 * BLOCK_BYTES
 
 
 def test_host_and_files_give_back_the_same_bytes(tmp_path: Path) -> None:
     segment = 4 * BLOCK_BYTES
-    host = Spill(None, segment=segment)
-    both = Spill(2 * segment, str(tmp_path / "spilled"), segment=segment)
-    disk = Spill(0, str(tmp_path / "spilled"), segment=segment)
+    host = Spill(None, least=segment)
+    both = Spill(2 * segment, str(tmp_path / "spilled"), least=segment)
+    disk = Spill(0, str(tmp_path / "spilled"), least=segment)
     for start, n in ((0, 3), (3, 9), (12, 6)):
         for spill in (host, both, disk):
             spill.put(blocks(start, n))
@@ -105,7 +105,7 @@ def test_host_and_files_give_back_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="copies from a GPU need one")
 def test_blocks_from_a_gpu_arrive_though_their_place_is_overwritten() -> None:
-    spill = Spill(None, segment=4 * BLOCK_BYTES)
+    spill = Spill(None, least=4 * BLOCK_BYTES)
     source = torch.empty(8, BATCH, WIDTH, dtype=torch.int8, device="cuda")
     for start in range(0, 400, 8):
         source.copy_(blocks(start % 16, 8))

@@ -78,7 +78,7 @@ def test_fewer_numbers_and_bits_compute_less_exactly() -> None:
     bases, ids = bases_of(runner, first=1), tokens(2, 120)
     right = runner.prompt(ids, context(lm, k_base=9), asked=6)
     errors = []
-    for rank, precision in ((48, "int8"), (32, "int8"), (8, "int8"), (8, "float32")):
+    for rank, precision in ((48, "int8"), (48, "int4"), (8, "int8"), (8, "float32")):
         changes = {"rank_keys": rank, "rank_values": rank, "precision": precision, "k_base": 9}
         got = runner.prompt(ids, context(lm, bases=bases, **changes), asked=6)
         errors.append(float((got - right).abs().max()))
@@ -235,7 +235,10 @@ def test_a_budget_of_blocks_grows_with_the_logarithm_of_the_text() -> None:
         ({"window": 0}, "window at least 1"),
         ({"ring": 30}, "ring must be whole blocks of 4 tokens, not 30"),
         ({"reading_k": 101}, "k_most the most"),
-        ({"precision": "int4"}, "precision must be one of int8, float16, bfloat16, float32, not 'int4'"),
+        (
+            {"precision": "int2"},
+            "precision must be one of int8, int4, float16, bfloat16, float32, not 'int2'",
+        ),
         ({"spill": "tape"}, "spill must be one of none, host, disk, not 'tape'"),
         ({"summary_precision": "float32"}, "summary_precision must be one of int8, float16"),
         ({"first_layer": 4}, "first_layer is 4, of a decoder of 4 layers"),
