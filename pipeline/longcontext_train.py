@@ -58,9 +58,7 @@ def longcontext_train(
         found.warm.save(out / "warm.safetensors")
         told: dict[str, Any] = {"curves": found.curves, "questions": _counted(of_folds)}
         with torch.no_grad():
-            folds = {
-                fold: Fold(answers[fold], Whitened(fresh, records[fold])) for fold in (VALID, TEST)
-            }
+            folds = {fold: Fold(answers[fold], Whitened(fresh, records[fold])) for fold in (VALID, TEST)}
         with tqdm(total=len(ways(training)), desc="beside the warm start") as bar:
             figures, policy, warm = beside(
                 found.ppo, found.warm, folds[VALID], folds[TEST], training, bar.update

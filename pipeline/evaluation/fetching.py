@@ -75,7 +75,12 @@ def cheapest(figures: Sequence[Figures], right: float) -> int:
 
 
 def beside(
-    policy: Retriever, warm: Retriever, valid: Fold, test: Fold, training: Training, done: Callable[[], object]
+    policy: Retriever,
+    warm: Retriever,
+    valid: Fold,
+    test: Fold,
+    training: Training,
+    done: Callable[[], object],
 ) -> tuple[Figures, Measured, Measured]:
     """Return figures of both, and what the policy and the chosen way of the warm start did on test questions.
 
@@ -110,9 +115,7 @@ def beside(
     return told, last, tested[place]
 
 
-def saved(
-    policy: Sequence[Measured], warm: Sequence[Measured], samples: int, seed: int
-) -> Figures:
+def saved(policy: Sequence[Measured], warm: Sequence[Measured], samples: int, seed: int) -> Figures:
     """Return the share of fetched blocks that the policy saves, and by how much it is right more often.
 
     The questions of several seeds are one sample; the interval of the share is that of a ratio of means over

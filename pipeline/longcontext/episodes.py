@@ -250,9 +250,7 @@ class Replay(Context):
 
 
 @torch.no_grad()
-def asked(
-    runner: Runner, texts: Texts, rows: Int[Tensor, " B"], ids: TokenIds
-) -> Float[Tensor, "B T C"]:
+def asked(runner: Runner, texts: Texts, rows: Int[Tensor, " B"], ids: TokenIds) -> Float[Tensor, "B T C"]:
     """Return the states of questions and their answers that enter the first layer that can fetch."""
     context = Replay(texts, rows, rows.new_empty(len(rows), 0))
     states: Tensor = runner.lm.get_input_embeddings()(ids)

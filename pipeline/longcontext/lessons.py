@@ -82,9 +82,7 @@ class Lessons:
         return type(self)(**moved)
 
 
-def lessons(
-    tokenizer: Any, teaching: Teaching, window: Window, fold: str, seed: int
-) -> Lessons:
+def lessons(tokenizer: Any, teaching: Teaching, window: Window, fold: str, seed: int) -> Lessons:
     """Return texts of a fold and their questions.
 
     Args:
@@ -112,9 +110,7 @@ def _pieces_of(name: str, fold: str) -> list[tuple[Piece, ...]]:
     for one in corpora.questions(name):
         if fold_of(one.text) == fold and one.gold:
             question = ragqa.QUESTION.format(question=one.text)
-            found.append(
-                tuple(Piece(ragqa.shown(part), question, one.answers[0], name) for part in one.gold)
-            )
+            found.append(tuple(Piece(ragqa.shown(part), question, one.answers[0], name) for part in one.gold))
     return found
 
 

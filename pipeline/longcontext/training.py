@@ -215,9 +215,7 @@ def _others(
     return torch.nn.functional.softplus(ppo.margin + scores.logsumexp(dim=1)).mean()
 
 
-def chosen(
-    retriever: Retriever, whitened: Whitened, limit: int, threshold: float
-) -> Int[Tensor, "B K"]:
+def chosen(retriever: Retriever, whitened: Whitened, limit: int, threshold: float) -> Int[Tensor, "B K"]:
     """Return the blocks that are fetched for every question: those above a threshold, `limit` at most."""
     with torch.no_grad():
         questions = torch.arange(len(whitened.rows), device=whitened.rows.device)
@@ -229,7 +227,9 @@ def number(value: Float[Tensor, ""]) -> float:
     return float(value.detach())
 
 
-def _thinned(states: Float[Tensor, "*n P"], share: float, generator: torch.Generator) -> Float[Tensor, "*n P"]:
+def _thinned(
+    states: Float[Tensor, "*n P"], share: float, generator: torch.Generator
+) -> Float[Tensor, "*n P"]:
     kept = torch.rand(states.shape, generator=generator, device=states.device) >= share
     return states * kept / (1 - share)
 
