@@ -105,8 +105,8 @@ class LongTasks:
     contexts: list[str]
     """NAME or NAME:key=value,… with other settings; the first is what the others are compared with."""
     at_once: dict[str, int]
-    """Tokens of all texts that the contexts of a name can read at once, where that is bounded: batches are made
-    smaller to fit, and longer texts left out."""
+    """Tokens of all texts that the contexts of a name can read at once, where that is bounded: batches are
+    made smaller to fit, and longer texts left out."""
     most_tokens: dict[str, int]
     """Tokens of all samples of a row that the contexts of a name read at most, where all would take too long:
     fewer samples then, over the same depths."""
