@@ -51,7 +51,7 @@ def longcontext_train(
             def tell(phase: str, row: Row) -> None:
                 bar.update()
                 bar.set_postfix_str(phase + "".join(f", {name} {value:.3g}" for name, value in row.items()))
-                tracked.log({f"{phase}.{name}": value for name, value in row.items()}, step=bar.n)
+                tracked.log({f"{phase}.{name}": value for name, value in row.items()}, step=int(bar.n))
 
             found, fresh = schooled(runner, answers[TRAIN], training, seed, tell)
         found.ppo.save(out / "retriever.safetensors")

@@ -67,7 +67,7 @@ def measured(retriever: Retriever, fold: Fold, way: Way) -> Measured:
 
 
 def cheapest(figures: Sequence[Figures], right: float) -> int:
-    """Return the place of the cheapest way that is right as often; where none is, of the one most often right."""
+    """Return the place of the cheapest way that is right as often; where none is, of the best one."""
     good = [place for place, row in enumerate(figures) if row["right"] >= right]
     if good:
         return min(good, key=lambda place: (figures[place]["blocks"], -figures[place]["right"]))
@@ -94,7 +94,7 @@ def beside(
     """
     own = Way("policy", training.limit, 0.0)
     first, last = measured(policy, valid, own), measured(policy, test, own)
-    rows = []
+    rows: list[Figures] = []
     for way in ways(training):
         rows.append({"way": way.name, "valid": measured(warm, valid, way).told()})
         done()

@@ -72,22 +72,22 @@ def _passkey(
     for length, count, size in zip(asked.lengths, asked.samples, asked.batches, strict=True):
         samples = passkeys(tokenizer, text, length, count, asked.digits, tasks.asked, seed)
         of_length = rows.setdefault(str(length), {})
-        for entry, most in tasks.contexts.items():
-            if most < length:
+        for entry in tasks.contexts:
+            step, at_once = tasks.fitting(entry, length, count, size)
+            if not at_once:
                 continue
-            few = samples[:: -(-count * length // tasks.most_tokens.get(entry, count * length))]
             title = f"passkey {kind}, {length:,} tokens, {entry}"
             row = measured(
                 runner,
                 tokenizer,
                 partial(contexts.make, entry, length, limit),
-                few,
-                min(size, most // length, len(few)),
+                samples[::step],
+                at_once,
                 limit,
                 lambda said, sample: {"em": found(said, sample)},
                 title,
             )
-            of_length[entry] = row | _beside(row, of_length.get(next(iter(tasks.contexts))))
+            of_length[entry] = row | _beside(row, of_length.get(tasks.contexts[0]))
             told["fits"][kind] = fits(rows)
             tell(told)
 
@@ -158,20 +158,21 @@ def _questions(
         seed,
     )
     rows: Figures = told["questions"].setdefault(name, {})
-    for entry, most in tasks.contexts.items():
-        if most < asked.length:
+    for entry in tasks.contexts:
+        _, at_once = tasks.fitting(entry, asked.length, len(samples), asked.batch)
+        if not at_once:
             continue
         row = measured(
             runner,
             tokenizer,
             partial(contexts.make, entry, asked.length, asked.answer_tokens),
             samples,
-            min(asked.batch, most // asked.length),
+            at_once,
             asked.answer_tokens,
             _judged,
             f"{name}, {entry}",
         )
-        first = rows.get(next(iter(tasks.contexts)))
+        first = rows.get(tasks.contexts[0])
         rows[entry] = row | _beside(row, first) | _beyond(row, first, tasks, seed)
         tell(told)
 

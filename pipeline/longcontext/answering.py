@@ -1,4 +1,4 @@
-"""Recorded lessons, and what the frozen model makes of a choice of blocks: the loss, and whether it is right."""
+"""Recorded lessons, and what the frozen model makes of a choice of blocks: its loss, and if it is right."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Recorded:
     lessons: Lessons
     texts: Texts
     states: Float[Tensor, "B T C"]
-    """Of the tokens that ask and of the answer but for its last, as they enter the first layer that fetches."""
+    """Of the tokens that ask and the answer but its last, as they enter the lowest layer that fetches."""
 
     @property
     def asking(self) -> Float[Tensor, "B T C"]:
@@ -52,13 +52,13 @@ def record(
         done: told the number of texts and questions.
     """
     parts = []
-    for ids in lessons.ids.split(at_once):
+    for ids in lessons.ids.split(at_once):  # type: ignore[no-untyped-call]
         parts.append(read(runner, ids, window))
         done(len(ids))
     texts = joined(parts)
     ids = torch.cat([lessons.asked, lessons.answers[:, :-1].clamp(min=0)], dim=1)
     states = []
-    for some, rows in zip(ids.split(questions_at_once), lessons.rows.split(questions_at_once), strict=True):
+    for some, rows in zip(ids.split(questions_at_once), lessons.rows.split(questions_at_once), strict=True):  # type: ignore[no-untyped-call]
         states.append(asked(runner, texts, rows, some))
         done(len(rows))
     return Recorded(lessons, texts, torch.cat(states))

@@ -63,4 +63,5 @@ class Watching(Replay):
         if mask is None:
             width, places = logits.shape[-2:]
             mask = torch.ones(width, places, dtype=torch.bool, device=logits.device).tril(places - width)
-        return logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+        weights: Tensor = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+        return weights

@@ -144,7 +144,7 @@ class Reading(Context):
         window = self.window
         states = torch.cat(self.states, dim=1)
         end = states.shape[1] - window.tokens
-        states = states[:, window.sinks : end].unflatten(1, (-1, window.block))
+        states = states[:, window.sinks : end].unflatten(1, (-1, window.block))  # type: ignore[no-untyped-call]
 
         def kept(parts: list[Tensor | None]) -> list[Kept]:
             found = []
@@ -152,7 +152,7 @@ class Reading(Context):
                 assert whole is not None
                 blocks = None
                 if layer >= window.first_layer:
-                    blocks = whole[:, :, window.sinks : end].unflatten(2, (-1, window.block))
+                    blocks = whole[:, :, window.sinks : end].unflatten(2, (-1, window.block))  # type: ignore[no-untyped-call]
                     blocks = blocks.transpose(1, 2).contiguous()
                 found.append(Kept(self.local(whole), blocks))
                 parts[layer] = None
@@ -171,8 +171,8 @@ def read(runner: Runner, ids: TokenIds, window: Window) -> Texts:
     uneven = any(count % window.block for count in (ids.shape[1], window.tokens, window.sinks))
     if uneven or ids.shape[1] <= window.sinks + window.tokens:
         raise ValueError(
-            f"a text of {ids.shape[1]} tokens must be whole blocks of {window.block} and longer than its sinks "
-            f"and window, {window.sinks} and {window.tokens} tokens, whole blocks too"
+            f"a text of {ids.shape[1]} tokens must be whole blocks of {window.block} and longer than its "
+            f"sinks and window, {window.sinks} and {window.tokens} tokens, whole blocks too"
         )
     reading = Reading(runner.layers, window)
     for start in range(0, ids.shape[1], runner.chunk):
@@ -226,7 +226,7 @@ class Replay(Context):
     def _place(
         self, count: int, places: int, width: int, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Return the positions of keys and queries, who sees what, and the bias; `count` tokens are fetched."""
+        """Return positions of keys and queries, who sees what, and the bias; `count` tokens are fetched."""
         positions = torch.arange(places, device=device)
         queries_at = positions[-width:]
         if not count:

@@ -7,7 +7,7 @@ their hash: what is trained on is never measured.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -25,11 +25,20 @@ TRAIN, VALID, TEST = FOLDS = ("train", "valid", "test")
 ENDS = (0.5, 0.6, 1.0)
 """Where each fold ends, of names, questions and the filler."""
 THINGS = (
-    "pass key|access code|door code|magic number|locker number|account number|phone number|launch code|"
-    "registration number|ticket number|parcel number"
-).split("|")
-FIRST = "Mary Robert Linda David Susan Joseph Karen Daniel Helen Frank Laura Peter Alice Henry Clara".split()
-LAST = "Smith Brown Garcia Miller Wilson Moore Taylor Jackson Harris Lewis Walker Young Adams Baker".split()
+    *("pass key", "access code", "door code", "magic number", "locker number"),
+    *("account number", "phone number", "launch code", "registration number", "ticket number"),
+    *("parcel number",),
+)
+FIRST = (
+    *("Mary", "Robert", "Linda", "David", "Susan"),
+    *("Joseph", "Karen", "Daniel", "Helen", "Frank"),
+    *("Laura", "Peter", "Alice", "Henry", "Clara"),
+)
+LAST = (
+    *("Smith", "Brown", "Garcia", "Miller", "Wilson"),
+    *("Moore", "Taylor", "Jackson", "Harris", "Lewis"),
+    *("Walker", "Young", "Adams", "Baker"),
+)
 NEEDLES = (
     (passkey.NEEDLE.replace("pass key", "{thing}"), passkey.TAIL.replace("pass key", "{thing}")),
     (" The {thing} of {name} is {key}.", "\n\nWhat is the {thing} of {name}? The {thing} of {name} is"),
@@ -78,8 +87,10 @@ class Lessons:
     def to(self, device: torch.device) -> Self:
         """Return the same on a device."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        moved = {name: part.to(device) if isinstance(part, Tensor) else part for name, part in parts.items()}
-        return type(self)(**moved)
+        moved: dict[str, Any] = {
+            name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def lessons(tokenizer: Any, teaching: Teaching, window: Window, fold: str, seed: int) -> Lessons:
@@ -129,7 +140,7 @@ def needles(digits: int, fold: str, generator: np.random.Generator) -> list[Piec
         }
         text, question = NEEDLES[kind]
         found.append(Piece(text.format(**words), question.format(**words), words["key"], "needle"))
-    generator.shuffle(found)  # type: ignore[arg-type]  # a list is shuffled in place
+    generator.shuffle(found)
     return found
 
 
@@ -153,7 +164,7 @@ class _Made:
         chosen, length = self._chosen(pool, fold, generator), self.teaching.tokens
         head = encoded(self.tokenizer, ragqa.HEAD if pool and generator.random() < 0.5 else passkey.HEAD)
         flat = [(number, piece) for number, pieces in enumerate(chosen) for piece in pieces]
-        generator.shuffle(flat)  # type: ignore[arg-type]
+        generator.shuffle(flat)
         parts = [encoded(self.tokenizer, piece.text) for _, piece in flat]
         room = length - len(head) - sum(map(len, parts))
         before = ENDS[FOLDS.index(fold) - 1] if fold != TRAIN else 0.0
@@ -224,5 +235,13 @@ class _Made:
     def lessons(self) -> Lessons:
         """Return what was gathered."""
         rows, asked, answers, gold, exact, alike, kinds = zip(*self.rows, strict=True)
-        parts = [torch.tensor(part) for part in (rows, asked, answers, gold, exact, alike)]
-        return Lessons(torch.from_numpy(np.stack(self.texts)), *parts, kinds)
+        return Lessons(
+            ids=torch.from_numpy(np.stack(self.texts)),
+            rows=torch.tensor(rows),
+            asked=torch.tensor(asked),
+            answers=torch.tensor(answers),
+            gold=torch.tensor(gold),
+            exact=torch.tensor(exact),
+            alike=torch.tensor(alike),
+            kinds=kinds,
+        )

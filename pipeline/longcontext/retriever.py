@@ -91,7 +91,8 @@ class Retriever(nn.Module):
     def whitened(self, states: Shaped[Tensor, "*n C"]) -> Float[Tensor, "*n P"]:
         """Return x̂, of equal length for every token."""
         rows = self._levelled(states.float()) @ self.whitening
-        return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+        levelled: Tensor = F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+        return levelled
 
     def summaries(self, states: Shaped[Tensor, "B N T C"]) -> Float[Tensor, "B N S"]:
         """Return the summary of each block, from the states of its tokens."""
@@ -105,7 +106,7 @@ class Retriever(nn.Module):
         """
         if whitened.shape[-2] % self.parts:
             raise ValueError(f"a block of {whitened.shape[-2]} tokens can't be cut into {self.parts} parts")
-        pooled: Tensor = self.blocks(whitened.unflatten(-2, (self.parts, -1)))
+        pooled: Tensor = self.blocks(whitened.unflatten(-2, (self.parts, -1)))  # type: ignore[no-untyped-call]
         return pooled.flatten(-2)
 
     def query(self, states: Shaped[Tensor, "B T C"]) -> Float[Tensor, "B D"]:
@@ -115,7 +116,7 @@ class Retriever(nn.Module):
 
     def scores(self, query: Float[Tensor, "B D"], summaries: Float[Tensor, "B N S"]) -> Float[Tensor, "B N"]:
         """Return logits: above 0 a block is worth its tokens."""
-        alike = torch.einsum("bd,bnjd->bnj", query, summaries.unflatten(-1, (self.parts, -1)))
+        alike = torch.einsum("bd,bnjd->bnj", query, summaries.unflatten(-1, (self.parts, -1)))  # type: ignore[no-untyped-call]
         return self.logits(alike)
 
     def logits(self, alike: Float[Tensor, "*n J"]) -> Float[Tensor, "*n"]:
@@ -124,7 +125,8 @@ class Retriever(nn.Module):
 
     def _levelled(self, states: Float[Tensor, "*n C"]) -> Float[Tensor, "*n C"]:
         rows = states - self.centre
-        return F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+        levelled: Tensor = F.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5
+        return levelled
 
     def save(self, file: Path) -> None:
         """Write all of it to one safetensors file."""

@@ -173,7 +173,8 @@ class Hybrid:
     def __post_init__(self) -> None:
         if self.attention_term not in ATTENTION_TERMS:
             raise ValueError(
-                f"hybrid.attention_term must be one of {', '.join(ATTENTION_TERMS)}, not {self.attention_term!r}"
+                f"hybrid.attention_term must be one of {', '.join(ATTENTION_TERMS)}, "
+                f"not {self.attention_term!r}"
             )
 
 

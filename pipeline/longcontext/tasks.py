@@ -102,12 +102,14 @@ class Searched:
 class LongTasks:
     """The section; see the module."""
 
-    contexts: dict[str, int]
-    """NAME or NAME:key=value,… with other settings, and the tokens of all texts that it can read at once; the
-    first is what the others are compared with."""
+    contexts: list[str]
+    """NAME or NAME:key=value,… with other settings; the first is what the others are compared with."""
+    at_once: dict[str, int]
+    """Tokens of all texts that the contexts of a name can read at once, where that is bounded: batches are
+    made smaller to fit, and longer texts left out."""
     most_tokens: dict[str, int]
-    """Tokens of all samples of one row that a context reads at most, where all would take too long: fewer
-    samples then, over the same depths."""
+    """Tokens of all samples of a row that the contexts of a name read at most, where all would take too long:
+    fewer samples then, over the same depths."""
     chunk: int
     """Tokens that are read at once, of each text."""
     asked: int
@@ -126,11 +128,30 @@ class LongTasks:
     """Resamples behind intervals of paired differences."""
 
     def __post_init__(self) -> None:
-        if not self.contexts or min(self.contexts.values()) < 1:
-            raise ValueError("longtasks.contexts must name contexts with at least 1 token each")
+        if not self.contexts:
+            raise ValueError("longtasks.contexts must not be empty")
+        if min([1, *self.at_once.values(), *self.most_tokens.values()]) < 1:
+            raise ValueError("longtasks.at_once and longtasks.most_tokens must be at least 1 each")
         for name in ("chunk", "asked", "bootstrap_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"longtasks.{name} must be at least 1, not {getattr(self, name)}")
+
+    def fitting(self, entry: str, length: int, count: int, size: int) -> tuple[int, int]:
+        """Return every how manieth of `count` samples a context reads, and how many of them at once.
+
+        Args:
+            entry: of `contexts`.
+            length: tokens of each sample.
+            count: of samples.
+            size: of batches, where all fits.
+
+        Returns:
+            A batch of 0 where one text is too long.
+        """
+        name = entry.partition(":")[0]
+        step = -(-count * length // self.most_tokens.get(name, count * length))
+        held = self.at_once.get(name, size * length) // length
+        return step, min(size, held, -(-count // step))
 
 
 def _known(sets: list[str], name: str) -> None:

@@ -42,7 +42,7 @@ class Whitened:
 
     def scores(self, retriever: Retriever, questions: Int[Tensor, " B"]) -> Float[Tensor, "B N"]:
         """Return the scores of the blocks of each question's own text."""
-        rows, places = self.rows[questions].unique(return_inverse=True)
+        rows, places = self.rows[questions].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         summaries = retriever.pooled(self.blocks[rows])[places]
         return retriever.scores(retriever.asks(self.asking[questions]), summaries)
 
@@ -50,7 +50,7 @@ class Whitened:
         self, retriever: Retriever, questions: Int[Tensor, " B"], blocks: Int[Tensor, " M"]
     ) -> Float[Tensor, "B M"]:
         """Return the scores of any blocks, numbered through all texts."""
-        parts = retriever.pooled(self.blocks.flatten(0, 1)[blocks]).unflatten(-1, (retriever.parts, -1))
+        parts = retriever.pooled(self.blocks.flatten(0, 1)[blocks]).unflatten(-1, (retriever.parts, -1))  # type: ignore[no-untyped-call]
         query = retriever.asks(self.asking[questions])
         return retriever.logits(torch.einsum("bd,mjd->bmj", query, parts))
 
@@ -60,8 +60,10 @@ class Whitened:
         return (own[:, :, None] & gold[:, None]).flatten(1)
 
     def known(self, gold: Bool[Tensor, "B M"]) -> Bool[Tensor, "B M"]:
-        """Return of which blocks of all texts it is known whether they answer: not of another text's needle
-        that is asked for in the same words."""
+        """Return of which blocks of all texts it is known whether they answer.
+
+        It isn't of another text's needle that is asked for in the same words.
+        """
         words = torch.nn.functional.one_hot(self.alike).T.float()
         of_words = (words @ gold.float() > 0)[self.alike]
         own = torch.arange(gold.shape[1], device=gold.device)[None] // self.count == self.rows[:, None]
@@ -99,7 +101,7 @@ def warmed(
         fetched, asking = whitened.blocks.flatten(0, 1)[blocks], whitened.asking[questions]
         parts = retriever.pooled(_thinned(fetched, warm.dropout, generator))
         query = retriever.asks(_thinned(asking, warm.dropout, generator))
-        alike = torch.einsum("bd,mjd->bmj", query, parts.unflatten(-1, (retriever.parts, -1)))
+        alike = torch.einsum("bd,mjd->bmj", query, parts.unflatten(-1, (retriever.parts, -1)))  # type: ignore[no-untyped-call]
         scores = retriever.logits(alike)
         loss = relevance_loss(
             scores, relevant[questions][:, blocks], known[questions][:, blocks], warm.margin
@@ -175,7 +177,7 @@ def rewarded(
         gains = proximal.advantages(rewards, values)
         for _ in range(ppo.epochs):
             places = torch.randperm(len(questions), generator=generator, device=device)
-            for some in places.split(ppo.batch):
+            for some in places.split(ppo.batch):  # type: ignore[no-untyped-call]
                 scores = whitened.scores(retriever, questions[some]) / ppo.temperature
                 new, now = log_probability(scores, order[some], limit)
                 expected = critic(retriever.asks(whitened.asking[questions[some]]), scores)
@@ -240,6 +242,6 @@ def _some(total: int, count: int, generator: torch.Generator, device: Any) -> In
 
 def _step(loss: Float[Tensor, ""], optimiser: torch.optim.Optimizer, trained: nn.Module) -> None:
     optimiser.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(trained.parameters(), CLIP)
     optimiser.step()

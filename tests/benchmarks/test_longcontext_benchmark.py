@@ -10,14 +10,13 @@ import pytest
 
 from pipeline.benchmarks.longcontext import longcontext, over_lengths
 from pipeline.config import UserError
-from pipeline.longcontext.settings import LongContext
 from pipeline.longcontext_evaluate import longcontext_evaluate, passkey_lines
 from pipeline.reporting.longcontext import LONGCONTEXT
 from pipeline.reporting.measured import measured
 from pipeline.weights import LanguageModel
 from tests.evaluation.test_reading import tasks
 from tests.kg.graphs import paths
-from tests.longcontext.standins import dsram_settings
+from tests.longcontext.standins import long_context
 from tests.longcontext.test_tasks import forget
 from tests.longcontext.texts import written
 from tests.model.tiny_systems import CPU
@@ -32,8 +31,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(stage: Any, lm: LanguageModel, folder: Path, **changes: Any) -> dict[str, Any]:
-    ours = LongContext(dsram=dsram_settings())
-    stage.run(ours, tasks(**changes), lm, CPU, paths(folder), 0, folder)
+    stage.run(long_context(), tasks(**changes), lm, CPU, paths(folder), 0, folder)
     told: dict[str, Any] = json.loads((folder / "longcontext.json").read_text(encoding="utf-8"))
     return told
 
@@ -67,7 +65,7 @@ def test_the_stage_tells_who_found_the_keys(
         longcontext_evaluate,
         lm,
         texts,
-        contexts={"full": 700},
+        contexts=["full"],
         questions=replace(asked.questions, sets=[]),
         streaming=replace(asked.streaming, items=0),
         searched=replace(asked.searched, sets=[]),
@@ -85,7 +83,7 @@ def test_without_files_the_tasks_that_read_them_fail_and_the_others_have_been_to
     monkeypatch.setenv("KG_DATA_ROOT", str(tmp_path / "nowhere"))
     forget()
     with pytest.raises(UserError, match=r"longcontext/nq_open_oracle.*not found"):
-        run(longcontext, lm, tmp_path, contexts={"full": 700})
+        run(longcontext, lm, tmp_path, contexts=["full"])
     told = json.loads((tmp_path / "longcontext.json").read_text(encoding="utf-8"))
     assert list(told["passkey"]["classic"]) == ["300", "700"]
 

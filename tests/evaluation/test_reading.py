@@ -24,10 +24,9 @@ from pipeline.longcontext.passkey import passkeys
 from pipeline.longcontext.ragways import Attending
 from pipeline.longcontext.running import Runner
 from pipeline.longcontext.samples import Sample
-from pipeline.longcontext.settings import LongContext
 from pipeline.longcontext.tasks import LongTasks, Passkey, Questions, Searched, Streaming
 from tests.longcontext.baseline_settings import baselines
-from tests.longcontext.standins import Random, dsram_settings
+from tests.longcontext.standins import Random, long_context
 from tests.longcontext.test_tasks import forget
 from tests.longcontext.texts import written
 from tests.tiny import tiny_decoder, tiny_tokenizer
@@ -55,8 +54,9 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def tasks(**changes: Any) -> LongTasks:
     values: dict[str, Any] = {
-        "contexts": {"full": 2000, STREAMING: 800, "snapkv:budget=0.5": 500},
-        "most_tokens": {STREAMING: 700},
+        "contexts": ["full", STREAMING, "snapkv:budget=0.5"],
+        "at_once": {"streaming": 800, "snapkv": 500},
+        "most_tokens": {"streaming": 700},
         "chunk": 64,
         "asked": 160,
         "passkey": Passkey(digits=4, fillers=["classic"], lengths=[300, 700], samples=[3, 2], batches=[2, 2]),
@@ -135,13 +135,13 @@ class Untrained(Contexts):
 @pytest.mark.parametrize("spill", ["none", "host", "disk"])
 def test_dsram_reads_every_task(spill: str, runner: Runner, tokenizer: Any, texts: Path) -> None:
     entry = f"dsram:spill={spill},ring=32"
-    asked = tasks(contexts={"full": 2000, entry: 1400})
+    asked = tasks(contexts=["full", entry], at_once={"dsram": 1400})
     asked = replace(
         asked,
         streaming=replace(asked.streaming, contexts=[entry]),
         searched=replace(asked.searched, ways=[f"passages:count=2@{entry}"]),
     )
-    ours = LongContext(dsram=dsram_settings(window=64, room=200))
+    ours = long_context(window=64, room=200)
     told = everything(
         runner, tokenizer, Untrained(runner, ours, asked.baselines, texts), asked, 0, lambda told: None
     )
@@ -155,7 +155,7 @@ def test_dsram_reads_every_task(spill: str, runner: Runner, tokenizer: Any, text
 
 
 def test_what_was_not_trained_is_named(runner: Runner, tmp_path: Path) -> None:
-    contexts = Contexts(runner, LongContext(dsram=dsram_settings()), baselines(), tmp_path)
+    contexts = Contexts(runner, long_context(), baselines(), tmp_path)
     with pytest.raises(
         UserError, match=r"retriever\.safetensors: not found; run `dvc repro longcontext_train`"
     ):
@@ -325,8 +325,8 @@ def test_settings_of_an_entry() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"contexts": {}}, "contexts must name"),
-        ({"contexts": {"full": 0}}, "at least 1 token"),
+        ({"contexts": []}, "contexts must not be empty"),
+        ({"at_once": {"full": 0}}, "must be at least 1 each"),
         ({"chunk": 0}, r"longtasks\.chunk must be at least 1, not 0"),
     ],
 )

@@ -1,11 +1,14 @@
 """A retriever without training, settings of DSRAM at the size of tests, and states of a tiny decoder."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pipeline.longcontext.settings import Dsram
+from pipeline.config import CONF, section
+from pipeline.longcontext.settings import Dsram, LongContext
 
 BLOCK = 4
 
@@ -56,3 +59,10 @@ def dsram_settings(**changes: Any) -> Dsram:
     values |= {"ring": 8 * BLOCK, "rank_keys": 0, "rank_values": 0, "precision": "float32"}
     values |= {"summary_precision": "float16", "spill": "host", "host_bytes": 0, "folder": ""}
     return Dsram(**(values | changes))
+
+
+def long_context(**changes: Any) -> LongContext:
+    """Return the section with the settings of DSRAM above, with `changes`, and the least training."""
+    values = OmegaConf.load(CONF / "longcontext" / "tiny.yaml")
+    found: LongContext = section(LongContext, values, "longcontext")
+    return replace(found, dsram=dsram_settings(**changes))

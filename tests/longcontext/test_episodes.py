@@ -107,7 +107,7 @@ def test_an_open_gate_changes_nothing_and_a_closed_one_takes_its_block_out() -> 
     closed = torch.tensor([[0.0, -1e4], [0.0, -1e4]])
     shifted = replayed(texts, runner, both, closed)
     assert (shifted - plain).abs().max() > 1e-3
-    # Row 0 gives up block 1, before block 4: that leaves the others' distances as they were, but for the sinks'.
+    # Row 0 gives up block 1, before block 4: that leaves the others' distances alone, but for the sinks'.
     alone = replayed(texts, runner, first)
     assert (shifted[0] - alone[0]).abs().mean() < (plain[0] - alone[0]).abs().mean()
 
