@@ -278,4 +278,4 @@ def shaken(system: System, size: float = 0.3) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in system.parameters():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator).to(parameter.device))
