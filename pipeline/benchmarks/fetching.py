@@ -1,8 +1,8 @@
 """Measures whether PPO pays: `python -m pipeline.benchmark fetching longcontext=h100`.
 
 Trains DSRAM's retriever with several seeds and prices of a block on texts that are read once, and compares
-each policy with its supervised warm start at equal accuracy: see `pipeline.evaluation.fetching`. What is found
-goes to fetching.json after each training, with the curves, and to a figure.
+each policy with its supervised warm start at equal accuracy: see `pipeline.evaluation.fetching`. What is
+found goes to fetching.json after each training, with the curves, and to a figure.
 """
 
 import json
