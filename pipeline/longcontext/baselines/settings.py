@@ -13,7 +13,7 @@ class Observation:
     queries: int
     """Last tokens whose attention counts, and which are kept in any case (SnapKV: 64, KV-Compress: 8)."""
     pooling: int
-    """Neighbours that a score is pooled over, itself included; odd (KV-Compress and SnapKV on LongBench: 7; the default of SnapKV's code: 5)."""
+    """Neighbours that a score is pooled over, itself too; odd (KV-Compress: 7; SnapKV's code: 5 or 7)."""
     pool: str
     """`max` (KV-Compress, which says that of SnapKV too) or `mean` (the default of SnapKV's code)."""
 
