@@ -1,5 +1,6 @@
 # make repro        set up, run every stage that is out of date, print the results
 # make full         the same, then every other method on the same sample (preset laptop-full)
+# make longcontext  train and measure DSRAM on long texts (docs/longcontext.md)
 # make ask Q="…"    ask the trained model one question
 # make serve        serve the trained model and its memory, at http://127.0.0.1:8000
 # make experiments  try out the three claims that the project began with, each with a verdict
@@ -26,7 +27,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export Q
 PORT ?= 8000
 
-.PHONY: setup repro full ask serve experiments test soak clean
+.PHONY: setup repro full longcontext ask serve experiments test soak clean
 
 setup: $(VENV)/.installed-$(EXTRA)
 
@@ -52,6 +53,9 @@ full: repro
 	$(BIN)/python -m pipeline.benchmarks.campaign laptop-full --root multirun/laptop-full --jobs $(JOBS)
 	$(BIN)/python -m pipeline.reporting.maintable multirun/laptop-full --plan laptop-full \
 		--out reports/laptop-full/main.json
+
+longcontext: setup
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pipeline.repro --jobs 1 longcontext_evaluate
 
 ask: setup
 	@$(BIN)/python -m pipeline.ask "$$Q"

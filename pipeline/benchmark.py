@@ -5,10 +5,12 @@ import sys
 from pipeline.benchmarks.ablation import ablation
 from pipeline.benchmarks.asof import asof
 from pipeline.benchmarks.editing import editing
+from pipeline.benchmarks.fetching import fetching
 from pipeline.benchmarks.foldin import foldin
 from pipeline.benchmarks.footprint import footprint
 from pipeline.benchmarks.grounding import grounding
 from pipeline.benchmarks.injection import injection
+from pipeline.benchmarks.longcontext import longcontext
 from pipeline.benchmarks.memory_scale import memory_scale
 from pipeline.benchmarks.pairing import pairing
 from pipeline.benchmarks.perplexity import perplexity
@@ -31,10 +33,12 @@ COMMANDS = {
     "ablation": ablation,
     "asof": asof,
     "editing": editing,
+    "fetching": fetching,
     "foldin": foldin,
     "footprint": footprint,
     "grounding": grounding,
     "injection": injection,
+    "longcontext": longcontext,
     "memory_scale": memory_scale,
     "pairing": pairing,
     "perplexity": perplexity,

@@ -3,6 +3,7 @@
 `dvc repro` runs one stage at a time. Small models and batches leave most of a second core idle, so that two
 stages on one core each get more done than one after the other on two. Every stage is still run, cached and
 recorded by DVC (`dvc repro --single-item`); at the end `dvc repro` finds what is left to do, if anything.
+What no target needs is left alone: by default what the report doesn't, long contexts.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from pipeline.config import ROOT, UserError
 
 DVC = (sys.executable, "-m", "dvc")
+TARGETS = ("report",)
 EVERY = 5.0
 """Seconds between two lines of one progress bar."""
 EDGE = re.compile(r'^"(.+?)"(?: -> "(.+?)")?;$', re.MULTILINE)
@@ -29,13 +31,17 @@ def main(arguments: Sequence[str], folder: Path = ROOT) -> None:
     """Run the command on the project in `folder`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="stages at a time (default: 2)")
+    parser.add_argument("targets", nargs="*", default=TARGETS, help="stages to end with (default: report)")
     given = parser.parse_args(arguments)
     if given.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {given.jobs}")
-    if given.jobs > 1 and json.loads(told(("status", "--json"), folder)):
-        graph = needs(told(("dag", "--dot"), folder))
+    status = ("status", "--json", "--with-deps", *given.targets)
+    if given.jobs > 1 and json.loads(told(status, folder)):
+        graph: dict[str, set[str]] = {}
+        for target in given.targets:
+            graph |= needs(told(("dag", "--dot", target), folder))
         side_by_side(graph, given.jobs, lambda stage: reproduce(stage, given.jobs, folder))
-    subprocess.run([*DVC, "repro"], cwd=folder, check=True)
+    subprocess.run([*DVC, "repro", *given.targets], cwd=folder, check=True)
 
 
 def told(words: Iterable[str], folder: Path) -> str:

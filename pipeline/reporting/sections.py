@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from pipeline.reporting.gather import Figures
+from pipeline.reporting.longcontext import LONGCONTEXT
 from pipeline.reporting.mainsections import MAIN
 from pipeline.reporting.measured import Column, Section
 from pipeline.reporting.recall import RECALL
@@ -289,4 +290,5 @@ SECTIONS = (
             Column("seconds", "seconds", number),
         ),
     ),
+    *LONGCONTEXT,
 )
