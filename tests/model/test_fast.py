@@ -32,7 +32,8 @@ def trained(world: SmallWorld, lm: LanguageModel, encoder: Encoder, **changes: o
     shaken(made, 0.1)
     made.temperature.data.fill_(0.2)
     made.asking.limit.fill_(0.3)
-    made.asking.weight.copy_(torch.randn(made.asking.weight.shape, generator=torch.Generator().manual_seed(0)))
+    drawn = torch.randn(made.asking.weight.shape, generator=torch.Generator().manual_seed(0))
+    made.asking.weight.copy_(drawn)
     return made.eval()
 
 
