@@ -92,7 +92,7 @@ def tasks(**changes: Any) -> LongTasks:
 
 def test_every_task_is_told_row_by_row(runner: Runner, tokenizer: Any, texts: Path) -> None:
     asked = tasks()
-    contexts = Contexts(runner, None, asked.baselines, texts)  # type: ignore[arg-type]
+    contexts = Contexts(runner, long_context(), asked.baselines, texts)
     seen: list[str] = []
     told = everything(runner, tokenizer, contexts, asked, 0, lambda told: seen.append(json.dumps(told)))
     assert len(seen) == len(set(seen)) == 5 + 2 + 1 + 3
