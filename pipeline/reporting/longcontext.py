@@ -1,5 +1,6 @@
 """What the report shows of long contexts: a part of `pipeline.reporting.sections`."""
 
+from dataclasses import replace
 from typing import Any
 
 from pipeline.reporting.measured import Column, Section
@@ -11,7 +12,7 @@ COMMAND = "python -m pipeline.benchmark longcontext longtasks=h100 hydra.run.dir
 
 def mebibytes(value: float) -> Cell:
     """Return bytes in MiB."""
-    return number(value / 2**20)
+    return replace(number(value / 2**20), value=float(value))
 
 
 def times(value: float) -> Cell:

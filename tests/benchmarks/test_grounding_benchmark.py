@@ -94,5 +94,7 @@ def test_wrong_names_are_told() -> None:
     values = OmegaConf.load(CONF / "grounding" / "default.yaml")
     with pytest.raises(ConfigError, match=r"grounding\.distractors must be one of mixed, encoded, not 'no'"):
         section(Grounding, OmegaConf.merge(values, {"distractors": "no"}), "grounding")
-    with pytest.raises(SystemExit, match=r"name one of ablation, asof, editing, fetching, foldin, .*variants first"):
+    with pytest.raises(
+        SystemExit, match=r"name one of ablation, asof, editing, fetching, foldin, .*variants first"
+    ):
         main(["benchmark", "other"])
