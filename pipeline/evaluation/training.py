@@ -1,6 +1,7 @@
 """Fits the adapter of a method: what the stage `train` and the jobs of a sweep do."""
 
 import hashlib
+import io
 import json
 import random
 import shutil
@@ -18,6 +19,7 @@ from pipeline.evaluation.learned import examples
 from pipeline.evaluation.searching import bar, fit_retrieval, fit_search
 from pipeline.evaluation.systems import NAMES, open_system
 from pipeline.kg.facts import Graph, read_table
+from pipeline.memory.disk import write_whole
 from pipeline.memory.settings import Memory
 from pipeline.model.adapter import save_adapter
 from pipeline.model.batches import Pool, Train
@@ -171,8 +173,9 @@ def _kept(system: System, figures: dict[str, Any], file: Path, out: Path) -> Non
         curves = {curve.name: curve.read_text(encoding="utf-8") for curve in out.glob("*.csv")}
         told = {"state": system.state_dict(), "figures": json.dumps(figures), "curves": curves}
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(told, file.with_suffix(".new"))
-        file.with_suffix(".new").replace(file)
+        content = io.BytesIO()
+        torch.save(told, content)
+        write_whole(file, content.getvalue())
 
 
 def _resumed(system: System, file: Path, out: Path) -> dict[str, Any]:
