@@ -102,14 +102,15 @@ class Fast:
         finder = self._begun(questions)
         prompts = self.system.reader.prompts(questions)
         fits = len(questions) == self.questions and max(map(len, prompts), default=0) <= self._prompt
-        if fits and not self.system.method.isolate:
+        fits = fits and not self.system.method.isolate
+        if fits:
             self._decoder.begin(prompts)  # meanwhile facts are looked for
         ahead = None
-        if fits and not self.system.method.isolate and isinstance(finder, FinderAhead):
+        if fits and isinstance(finder, FinderAhead):
             finder.await_choice()
             ahead = self._decoder.go_on(min(sorted(self._widths)[-2], self._facts))
         found = self._finished(finder, questions)
-        if not fits or self.system.method.isolate:
+        if not fits:
             return None
         chosen, facts, same = self._chosen(questions, found)
         self._widths.append(facts.width)
