@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.blocks import Block, Mapped, Result, in_turn
 from pipeline.config import UserError
-from pipeline.ray import connected, ray_or_error
+from pipeline.ray import cause, connected, ray_or_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Ray:
             try:
                 found = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, Exception) else error) from None
+                raise cause(error) from None
             except ray.exceptions.RayError as error:
                 raise UserError(
                     f"a block was lost {self.retries + 1} times ({type(error).__name__}); look at the "

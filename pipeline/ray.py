@@ -25,6 +25,12 @@ def ray_or_error() -> Any:
     return ray
 
 
+def cause(error: Any) -> Exception:
+    """Return what a task or an actor raised, out of the `RayTaskError` that tells of it."""
+    found: Exception = error.cause if isinstance(error.cause, Exception) else error
+    return found
+
+
 def connected(address: str, cpus: int | None = None) -> Any:
     """Return `ray`, connected to a cluster; one that is connected already stays as it is.
 

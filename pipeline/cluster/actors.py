@@ -16,7 +16,7 @@ from pipeline.cluster.sharded import ShardedMemory
 from pipeline.config import UserError
 from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.settings import Memory
-from pipeline.ray import connected, ray_or_error
+from pipeline.ray import cause, connected, ray_or_error
 
 NAMESPACE = "living-memory"
 FOLDER = Path("outputs/cluster")
@@ -60,7 +60,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else error) from None
+        raise cause(error) from None
     except (ray.exceptions.RayError, ValueError) as error:
         raise GoneError(f"{type(error).__name__}") from error
 

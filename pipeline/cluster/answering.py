@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.cluster.messages import Best, Named, Near, Slot, Told, distinct
-from pipeline.cluster.replica import Replica
+from pipeline.cluster.replica import Replica, told
 from pipeline.memory.dates import Periods
 from pipeline.memory.facts import Candidates, Fact, Found, Key, Query
 from pipeline.memory.labels import Labels
@@ -100,7 +100,7 @@ class Copy(Replica):
         there = rows[rows >= 0]
         places = places - (len(rows) - len(there))
         candidates = found.candidates._replace(facts=places.clamp(min=-1))
-        return Best(Candidates(*candidates), found.places, found.left_out, _told(memory, there.tolist()))
+        return Best(Candidates(*candidates), found.places, found.left_out, told(memory, there.tolist()))
 
     def named(self, keys: Sequence[str]) -> Named:
         """Return those of the entities that are known here, with their vectors."""
@@ -126,13 +126,13 @@ class Copy(Replica):
         """Return the facts of a head that hold."""
         memory = self.memory(on)
         row = memory.entities.find(head)
-        return [] if row is None else _told(memory, memory.facts_of(row))
+        return [] if row is None else told(memory, memory.facts_of(row))
 
     def slot(self, head: str, relation: str, on: str = "") -> list[Told]:
         """Return the facts of a slot that hold."""
         memory = self.memory(on)
         rows = memory.entities.find(head), memory.relations.find(relation)
-        return [] if rows[0] is None or rows[1] is None else _told(memory, memory.slot(rows[0], rows[1]))
+        return [] if rows[0] is None or rows[1] is None else told(memory, memory.slot(rows[0], rows[1]))
 
     def counts(self, heads: Sequence[str], on: str = "") -> list[int]:
         """Return how many facts of each head hold."""
@@ -163,7 +163,7 @@ class Copy(Replica):
     def some(self) -> Told | None:
         """Return a fact that holds, None where there is none."""
         memory = self.memory()
-        return next(iter(_told(memory, memory.page(0, 1))), None)
+        return next(iter(told(memory, memory.page(0, 1))), None)
 
     def periods(self, key: Key) -> Periods:
         """Return when a fact holds."""
@@ -204,7 +204,3 @@ def _named(names: Names, keys: Sequence[str]) -> Named:
     rows = [row for _, row in known]
     vectors = names.gather(torch.tensor(rows, dtype=torch.long)) if rows else torch.empty(0, 0)
     return Named([key for key, _ in known], [names.texts[row] for row in rows], vectors)
-
-
-def _told(memory: KnowledgeMemory, rows: Sequence[int]) -> list[Told]:
-    return [Told(key, memory.named(key)) for key in map(memory.key, rows)]

@@ -19,9 +19,6 @@ from pipeline.memory.names import New
 from pipeline.memory.planning import fresh_names, slot_text
 from pipeline.memory.settings import Memory
 
-EVERY = 1 << 30
-"""More relations than any shard has."""
-
 
 class Changing:
     """Routes changes by the heads of their facts.
@@ -52,7 +49,7 @@ class Changing:
         seeing = self._seeing
         seeing.entities.look_up([key for fact in facts for key in (fact.head, fact.tail)])
         if seeing.relations.lacks(fact.relation for fact in facts):
-            seeing.learn_relations([EVERY] * len(seeing.shards))
+            seeing.learn_relations()
         names = {"entities": seeing.entities, "relations": seeing.relations}
         fresh = fresh_names(facts, names)
         date = date_after(on, self.on)
@@ -61,9 +58,7 @@ class Changing:
                 fact.period(date)
         new = {kind: names[kind].encoded(texts, progress) for kind, texts in fresh.items()}
         labelled = [self._labelled(fact, fresh) for fact in facts]
-        parts: dict[int, list[Fact]] = {}
-        for fact in labelled:
-            parts.setdefault(seeing.owner(fact.head), []).append(fact)
+        parts = seeing.parted([fact.head for fact in labelled], labelled)
         vectors = self._vectors(parts, new, progress)
         orders = {
             number: Order("upsert", date, own, replace=replace, vectors=vectors[number])
@@ -143,9 +138,7 @@ class Changing:
     def delete(self, keys: Sequence[Key], on: str) -> Receipt:
         """Take facts back; see `pipeline.cluster.sharded.ShardedMemory.delete`."""
         date = date_after(on, self.on)
-        parts: dict[int, list[Key]] = {}
-        for key in keys:
-            parts.setdefault(self._seeing.owner(key[0]), []).append(key)
+        parts = self._seeing.parted([key[0] for key in keys], keys)
         found = self._seeing.ask_some("known", {number: (own,) for number, own in parts.items()})
         there = {one[0].key for its in found.values() for one in its if one is not None}
         for key in keys:
@@ -174,6 +167,7 @@ class Changing:
 
     def _side_by_side(self, orders: Mapping[int, Order]) -> list[Done]:
         shards = self._seeing.shards
+        errors: list[BaseException] = []
         if len(orders) == 1:
             [(number, order)] = orders.items()
             found = [(number, shards[number].change(order))]
@@ -181,12 +175,10 @@ class Changing:
             begun = [(n, self._pool.submit(shards[n].change, order)) for n, order in orders.items()]
             errors = [error for _, its in begun if (error := its.exception()) is not None]
             found = [(number, its.result()) for number, its in begun if its.exception() is None]
-            for number, done in found:
-                self._standings[number] = done.standing
-            if errors:
-                raise errors[0]
         for number, done in found:
             self._standings[number] = done.standing
+        if errors:
+            raise errors[0]
         return [done for _, done in found]
 
     def _receipt(self, done: Sequence[Done], keys: Sequence[Key], new: tuple[int, int]) -> Receipt:

@@ -36,6 +36,7 @@ from pipeline.memory.records import records
 from pipeline.memory.settings import Memory
 from pipeline.memory.store import KnowledgeMemory
 
+FENCED = "another process has opened the memory for writing since; end this one, or open it again"
 HELD, COMING = "memory", "coming"
 """Folders of the memory, and of one that is being copied from another copy."""
 
@@ -75,7 +76,7 @@ class Sent(TextEncoder):
 
 
 class Replica:
-    """A copy of a shard, open for writing; `pipeline.cluster.reading` is what it is asked.
+    """A copy of a shard, open for writing; `pipeline.cluster.answering` is what it is asked.
 
     Args:
         folder: its own; made where it isn't there.
@@ -145,9 +146,7 @@ class Replica:
         """
         with self._writing:
             if term <= self._membership.term:
-                raise FencedError(
-                    "another process has opened the memory for writing since; end this one, or open it again"
-                )
+                raise FencedError(FENCED)
             fresh = Membership(term, members)
             fresh.write(self._folder)
             self._membership, self._ready = fresh, True
@@ -156,9 +155,7 @@ class Replica:
         if not self._ready:
             raise GoneError("it has yet to catch up")
         if term != self._membership.term:
-            raise FencedError(
-                "another process has opened the memory for writing since; end this one, or open it again"
-            )
+            raise FencedError(FENCED)
 
     def lacking(self, entities: Sequence[str], relations: Sequence[str], slots: Sequence[Slot]) -> Lacking:
         """Return what isn't known here."""
@@ -198,13 +195,10 @@ class Replica:
     def _told(self, receipt: Receipt) -> Outcome:
         memory = self.held
 
-        def told(rows: Sequence[int]) -> list[Told]:
-            return [Told(key, memory.named(key)) for key in map(memory.key, rows)]
-
-        lost = zip(told(list(receipt.lost)), receipt.lost.values(), strict=True)
-        parts = receipt.superseded, receipt.begun, receipt.ended
-        superseded, begun, ended = map(told, parts)
-        return Outcome(told(receipt.facts), superseded, list(lost), begun, ended)
+        lost = zip(told(memory, list(receipt.lost)), receipt.lost.values(), strict=True)
+        parts = receipt.facts, receipt.superseded, receipt.begun, receipt.ended
+        facts, superseded, begun, ended = (told(memory, rows) for rows in parts)
+        return Outcome(facts, superseded, list(lost), begun, ended)
 
     def follow(self, term: int, number: int, payloads: Sequence[bytes]) -> Standing:
         """Carry out what another copy wrote to its journal; those records that are here already are passed.
@@ -277,3 +271,8 @@ class Replica:
         (self._folder / COMING).rename(self._folder / HELD)
         self._open()
         return self.standing()
+
+
+def told(memory: KnowledgeMemory, rows: Sequence[int]) -> list[Told]:
+    """Return facts of a memory as other processes are told of them."""
+    return [Told(key, memory.named(key)) for key in map(memory.key, rows)]

@@ -32,6 +32,10 @@ class Ground(Protocol):
         """Ask some shards, each for its own; return what they say."""
         ...
 
+    def ask_owners(self, what: str, heads: Sequence[str], about: Sequence[Any], *given: Any) -> list[Any]:
+        """Ask the shards of `heads` about each one's own of `about`; return what each is told."""
+        ...
+
     def see(self, told: Sequence[Told]) -> list[int]:
         """Return the ids of facts."""
         ...
@@ -169,10 +173,5 @@ class ShardedSearching(Searching):
         """Return the vectors of the slots of `facts`."""
         rows, place = distinct(facts)
         slots = self.ground.slots_of(rows.tolist())
-        owner = [shard_of(head, self.shards) for head, _ in slots]
-        given = {
-            number: ([s for s, o in zip(slots, owner, strict=True) if o == number],) for number in set(owner)
-        }
-        found = {number: iter(table) for number, table in self.ground.ask_some("slot_vectors", given).items()}
-        table = torch.stack([next(found[number]) for number in owner])
+        table = torch.stack(self.ground.ask_owners("slot_vectors", [head for head, _ in slots], slots))
         return table.to(facts.device)[place]

@@ -1,7 +1,7 @@
 """What a memory in shards has seen, and how it asks its shards."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,8 @@ from pipeline.memory.encoder import TextEncoder
 from pipeline.memory.facts import Fact, Key
 from pipeline.memory.names import Names
 from pipeline.memory.triples import Triples
+
+Item = TypeVar("Item")
 
 
 class Seeing:
@@ -31,11 +33,18 @@ class Seeing:
         self.relations: Names = Names(encoder)
         self._facts = Triples()
         self._learned = [0] * len(shards)
-        self.learn_relations([1] * len(shards))
+        self.learn_relations()
 
     def owner(self, key: str) -> int:
         """Return the shard of the facts that an entity heads."""
         return shard_of(key, len(self.shards))
+
+    def parted(self, heads: Sequence[str], items: Sequence[Item]) -> dict[int, list[Item]]:
+        """Return the items of each shard, in order, by what heads each of them."""
+        parts: dict[int, list[Item]] = {}
+        for head, item in zip(heads, items, strict=True):
+            parts.setdefault(self.owner(head), []).append(item)
+        return parts
 
     def ask_one(self, head: str, what: str, *given: Any) -> Any:
         """Ask the shard of a head."""
@@ -51,6 +60,13 @@ class Seeing:
         asked = {number: self.shards[number].ask(what, *own) for number, own in given.items()}
         return {number: pending.result() for number, pending in asked.items()}
 
+    def ask_owners(self, what: str, heads: Sequence[str], about: Sequence[Any], *given: Any) -> list[Any]:
+        """Ask the shards of `heads` about each one's own of `about`, all at a time; return what they say."""
+        own = self.parted(heads, about)
+        told = self.ask_some(what, {number: (its, *given) for number, its in own.items()})
+        found = {number: iter(its) for number, its in told.items()}
+        return [next(found[self.owner(head)]) for head in heads]
+
     def _entities_named(self, keys: Sequence[str]) -> Named:
         """Return the entities that any shard knows, each once; the shard of its facts is believed first."""
         parts: list[Named] = self.ask_all("named", list(keys))
@@ -62,9 +78,10 @@ class Seeing:
         texts, vectors = zip(*found.values(), strict=True) if found else ((), ())
         return Named(list(found), list(texts), torch.stack(vectors) if vectors else torch.empty(0, 0))
 
-    def learn_relations(self, counts: Sequence[int]) -> None:
-        """Take in relations that shards have beyond those known, by how many each has."""
-        given = {i: (self._learned[i],) for i, count in enumerate(counts) if count > self._learned[i]}
+    def learn_relations(self, counts: Sequence[int] | None = None) -> None:
+        """Take in relations beyond those known, of shards with more by `counts`; of all without."""
+        known = self._learned
+        given = {i: (known[i],) for i in range(len(known)) if counts is None or counts[i] > known[i]}
         for number, part in self.ask_some("relations", given).items():
             self._learned[number] += len(part.keys)
             self.add_relations(part)
@@ -92,7 +109,7 @@ class Seeing:
     def see(self, told: Sequence[Told]) -> list[int]:
         """Return the ids of facts, new ones for those that come for the first time."""
         if any(one.key[1] not in self.relations for one in told):
-            self.learn_relations([len(self.relations) + len(told)] * len(self.shards))
+            self.learn_relations()
         ends = [(one.key[i], one.names[i]) for one in told for i in (0, 2)]
         rows = iter(self.entities.see([key for key, _ in ends], [text for _, text in ends]))
         triples = [(next(rows), self.relations.row(one.key[1]), next(rows)) for one in told]

@@ -43,13 +43,7 @@ class Asked:
     def __init__(self, shard: "Shard", what: str, given: tuple[Any, ...]) -> None:
         self._shard, self._what, self._given = shard, what, given
         self._first = shard.members[0] if shard.members else None
-        self._pending = None if self._first is None else self._begun(self._first)
-
-    def _begun(self, member: int) -> Pending | None:
-        try:
-            return self._shard.copies[member].begin(self._what, *self._given)
-        except GoneError:
-            return None
+        self._pending = None if self._first is None else shard.begun(self._first, what, *given)
 
     def result(self) -> Any:
         """Return the answer.
@@ -74,7 +68,7 @@ class Asked:
                     "of the cluster (`python -m pipeline.cluster status`) and start them again"
                 )
             self._first = others.pop(0)
-            pending = self._begun(self._first)
+            pending = self._shard.begun(self._first, self._what, *self._given)
 
 
 class Shard:
@@ -102,23 +96,25 @@ class Shard:
         self._changing = RLock()
         self._term = 0
         self._write = write
-        found = {i: standing for i in range(len(copies)) if (standing := self._standing(i)) is not None}
         if write:
-            self._begin(found, accept)
+            self._begin(self._standings(), accept)
         else:
-            self._read_from(found)
+            self._read_from(self._standings())
 
     def looked_for(self) -> list[int]:
         """Return the copies that count now, for one who only reads; who writes knows them."""
         if not self._write:
-            found = {i: its for i in range(len(self.copies)) if (its := self._standing(i)) is not None}
-            self._read_from(found)
+            self._read_from(self._standings())
             return self.members
         return []
 
     def _read_from(self, found: dict[int, Standing]) -> None:
         latest = max((standing.term for standing in found.values()), default=0)
         self.members = [i for i, its in found.items() if its.ready and its.term == latest]
+
+    def _standings(self) -> dict[int, Standing]:
+        """Return where each copy stands that answers."""
+        return {i: its for i in range(len(self.copies)) if (its := self._standing(i)) is not None}
 
     def _standing(self, copy: int) -> Standing | None:
         try:
@@ -157,7 +153,7 @@ class Shard:
         wanted = sorted(members)
         while wanted:
             self._term += 1
-            pending = [(i, self._begun(i, "admit", self._term, tuple(wanted))) for i in wanted]
+            pending = [(i, self.begun(i, "admit", self._term, tuple(wanted))) for i in wanted]
             gone = [i for i, its in pending if not self._came(its)]
             if not gone:
                 self.members = wanted
@@ -166,7 +162,8 @@ class Shard:
         self.members = []
         raise UserError(f"shard {self.number} of the memory: no copy answers; start one of them again")
 
-    def _begun(self, copy: int, what: str, *given: Any) -> Pending | None:
+    def begun(self, copy: int, what: str, *given: Any) -> Pending | None:
+        """Ask a copy for something; None where it is gone."""
         try:
             return self.copies[copy].begin(what, *given)
         except GoneError:
@@ -214,9 +211,7 @@ class Shard:
                         raise
                     self._lose([first], str(error))
                     continue
-                asked = [
-                    (i, self._begun(i, "follow", self._term, done.number, done.payloads)) for i in others
-                ]
+                asked = [(i, self.begun(i, "follow", self._term, done.number, done.payloads)) for i in others]
                 lost = [i for i, pending in asked if not self._followed(pending, done.standing)]
                 if lost:
                     self._lose(lost, "it didn't take a change")
@@ -265,9 +260,8 @@ class Shard:
 
     def _begun_again(self) -> list[int]:
         """Begin as at the opening, once all that may know of the latest changes are back."""
-        found = {i: its for i in range(len(self.copies)) if (its := self._standing(i)) is not None}
         try:
-            self._begin(found, accept=False)
+            self._begin(self._standings(), accept=False)
         except UserError as error:
             log.warning("%s", error)
             return []

@@ -224,11 +224,7 @@ class ShardedMemory:
     def counts(self, heads: Rows) -> Rows:
         """Return how many live facts each of `heads` heads."""
         keys = self._seeing.keys_of(heads.tolist())
-        owner = [self._seeing.owner(key) for key in keys]
-        pairs = list(zip(keys, owner, strict=True))
-        given = {number: ([key for key, its in pairs if its == number], self._date) for number in set(owner)}
-        found = {number: iter(own) for number, own in self._seeing.ask_some("counts", given).items()}
-        return np.array([next(found[number]) for number in owner], dtype=np.int64)
+        return np.array(self._seeing.ask_owners("counts", keys, keys, self._date), dtype=np.int64)
 
     def labels(self, kind: str, others: Mapping[str, str] | None = None) -> Labels:
         """Return what finds an `entity` or a `relation` by its name, `others` included."""
