@@ -9,17 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from pipeline.config import stage
-from pipeline.evaluation.fetching import Fold, beside, saved, ways
+from pipeline.evaluation.fetching import compared, read_once, saved, ways
 from pipeline.longcontext.answering import Answers
-from pipeline.longcontext.lessons import TEST, TRAIN, VALID
+from pipeline.longcontext.lessons import TRAIN
 from pipeline.longcontext.running import Runner
-from pipeline.longcontext.schooling import bases_of, recorded, schooled, steps, written
+from pipeline.longcontext.schooling import bases_of, schooled, steps
 from pipeline.longcontext.settings import LongContext
-from pipeline.longcontext.training import Row, Whitened
+from pipeline.longcontext.training import Row
 from pipeline.memory.disk import write_whole
 from pipeline.tracking import Logger, run
 from pipeline.trainer import Trainer
@@ -38,42 +37,31 @@ def longcontext_train(
     training = longcontext.training
     model, tokenizer = load_language_model(lm, trainer.device)
     runner = Runner(model, training.teaching.chunk)
-    of_folds = written(tokenizer, longcontext, seed)
-    to_read, to_train = steps(training, of_folds)
     with run(logger, out, {"longcontext": longcontext, "lm": lm, "seed": seed}) as tracked:
-        with tqdm(total=to_read, desc="texts and questions are read") as bar:
-            records = recorded(runner, of_folds, longcontext, bar.update)
-        bases_of(records[TRAIN].texts).save(out / "bases.safetensors")
-        at_once = training.teaching.questions_at_once
-        answers = {fold: Answers(runner, one, at_once) for fold, one in records.items()}
-        with tqdm(total=to_train, desc="retriever") as bar:
+        answers = read_once(runner, tokenizer, longcontext, seed)
+        bases_of(answers[TRAIN].recorded.texts).save(out / "bases.safetensors")
+        with tqdm(total=steps(training) + training.ppo.rounds, desc="retriever") as bar:
 
             def tell(phase: str, row: Row) -> None:
                 bar.update()
                 bar.set_postfix_str(phase + "".join(f", {name} {value:.3g}" for name, value in row.items()))
                 tracked.log({f"{phase}.{name}": value for name, value in row.items()}, step=int(bar.n))
 
-            found, fresh = schooled(runner, answers[TRAIN], training, seed, tell)
+            found = schooled(runner, answers[TRAIN], training, seed, tell)
         found.ppo.save(out / "retriever.safetensors")
         found.warm.save(out / "warm.safetensors")
-        told: dict[str, Any] = {"curves": found.curves, "questions": _counted(of_folds)}
-        with torch.no_grad():
-            folds = {fold: Fold(answers[fold], Whitened(fresh, records[fold])) for fold in (VALID, TEST)}
+        told: dict[str, Any] = {"curves": found.curves, "questions": _counted(answers)}
         with tqdm(total=len(ways(training)), desc="beside the warm start") as bar:
-            figures, policy, warm = beside(
-                found.ppo, found.warm, folds[VALID], folds[TEST], training, bar.update
-            )
+            figures, policy, warm = compared(found, answers, training, bar.update)
         told |= figures | saved([policy], [warm], training.bootstrap_samples, seed)
         tracked.summarize(told["saved"])
     write_whole(out / "training.json", json.dumps(told, indent=1).encode() + b"\n")
 
 
-def _counted(of_folds: dict[str, Any]) -> dict[str, dict[str, int]]:
+def _counted(answers: dict[str, Answers]) -> dict[str, dict[str, int]]:
     """Return the questions of each fold and kind."""
-    return {
-        fold: {kind: one.kinds.count(kind) for kind in sorted(set(one.kinds))}
-        for fold, one in of_folds.items()
-    }
+    kinds = {fold: one.recorded.lessons.kinds for fold, one in answers.items()}
+    return {fold: {kind: own.count(kind) for kind in sorted(set(own))} for fold, own in kinds.items()}
 
 
 if __name__ == "__main__":

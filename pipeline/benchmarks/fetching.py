@@ -10,18 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from pipeline.config import stage
 from pipeline.evaluation.environment import overridden, provenance
-from pipeline.evaluation.fetching import Fold, Measured, beside, saved
-from pipeline.longcontext.answering import Answers
-from pipeline.longcontext.lessons import TEST, TRAIN, VALID
+from pipeline.evaluation.fetching import Measured, compared, read_once, saved
+from pipeline.longcontext.lessons import TRAIN
 from pipeline.longcontext.running import Runner
-from pipeline.longcontext.schooling import recorded, schooled, steps, written
+from pipeline.longcontext.schooling import Schooled, schooled, steps
 from pipeline.longcontext.settings import LongContext
-from pipeline.longcontext.training import Row, Whitened
+from pipeline.longcontext.training import Row
 from pipeline.memory.disk import write_whole
 from pipeline.reporting.figures import Panel, Point, panels, save_png
 from pipeline.trainer import Trainer
@@ -54,16 +52,13 @@ def fetching(
     training = longcontext.training
     model, tokenizer = load_language_model(lm, trainer.device)
     runner = Runner(model, training.teaching.chunk)
-    of_folds = written(tokenizer, longcontext, seed)
-    to_read, to_train = steps(training, of_folds)
-    with tqdm(total=to_read, desc="texts and questions are read") as bar:
-        records = recorded(runner, of_folds, longcontext, bar.update)
-    at_once = training.teaching.questions_at_once
-    answers = {fold: Answers(runner, one, at_once) for fold, one in records.items()}
+    answers = read_once(runner, tokenizer, longcontext, seed)
     told = provenance(overridden("python -m pipeline.benchmark fetching"), fetching.seeds)
     told |= {"settings": {"longcontext": asdict(longcontext), "lm": lm.name}, "betas": {}}
-    told["questions"] = {fold: len(one.rows) for fold, one in of_folds.items()}
-    with tqdm(total=to_train * len(fetching.seeds) * len(fetching.betas), desc="retrievers") as bar:
+    told["questions"] = {fold: len(one.recorded.lessons.rows) for fold, one in answers.items()}
+    before: dict[int, Schooled] = {}
+    of_seed = steps(training) + training.ppo.rounds * len(fetching.betas)
+    with tqdm(total=of_seed * len(fetching.seeds), desc="retrievers") as bar:
 
         def tell(phase: str, row: Row) -> None:
             bar.update()
@@ -73,12 +68,9 @@ def fetching(
             runs: list[dict[str, Any]] = []
             pairs: list[tuple[Measured, Measured]] = []
             for number in fetching.seeds:
-                found, fresh = schooled(runner, answers[TRAIN], priced, number, tell)
-                with torch.no_grad():
-                    folds = {one: Fold(answers[one], Whitened(fresh, records[one])) for one in (VALID, TEST)}
-                figures, policy, warm = beside(
-                    found.ppo, found.warm, folds[VALID], folds[TEST], priced, lambda: None
-                )
+                found = schooled(runner, answers[TRAIN], priced, number, tell, before.get(number))
+                before[number] = found
+                figures, policy, warm = compared(found, answers, priced, lambda: None)
                 pairs.append((policy, warm))
                 runs.append({"seed": number, "curves": found.curves} | figures)
                 policies, starts = zip(*pairs, strict=True)

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from pipeline.evaluation.intervals import bootstrap, paired
 from pipeline.longcontext.answering import Answers
+from pipeline.longcontext.lessons import TEST, VALID
 from pipeline.longcontext.policy import NONE
 from pipeline.longcontext.retriever import Retriever
-from pipeline.longcontext.settings import Training
+from pipeline.longcontext.running import Runner
+from pipeline.longcontext.schooling import Schooled, reading, recorded, written
+from pipeline.longcontext.settings import LongContext, Training
 from pipeline.longcontext.training import Whitened, chosen
 
 Figures = dict[str, Any]
@@ -49,6 +53,19 @@ class Fold(NamedTuple):
 
     answers: Answers
     whitened: Whitened
+
+
+def read_once(runner: Runner, tokenizer: Any, settings: LongContext, seed: int) -> dict[str, Answers]:
+    """Write the lessons of each fold and read them; return what answers their questions.
+
+    Raises:
+        UserError: files that the lessons are made of are missing.
+    """
+    of_folds = written(tokenizer, settings, seed)
+    with tqdm(total=reading(of_folds), desc="texts and questions are read") as bar:
+        records = recorded(runner, of_folds, settings, bar.update)
+    at_once = settings.training.teaching.questions_at_once
+    return {fold: Answers(runner, one, at_once) for fold, one in records.items()}
 
 
 def ways(training: Training) -> list[Way]:
@@ -113,6 +130,17 @@ def beside(
         ],
     }
     return told, last, tested[place]
+
+
+def compared(
+    found: Schooled, answers: dict[str, Answers], training: Training, done: Callable[[], object]
+) -> tuple[Figures, Measured, Measured]:
+    """Return what `beside` does, of what PPO made of a warm start."""
+    with torch.no_grad():
+        valid, test = (
+            Fold(answers[one], Whitened(found.fresh, answers[one].recorded)) for one in (VALID, TEST)
+        )
+    return beside(found.ppo, found.warm, valid, test, training, done)
 
 
 def saved(policy: Sequence[Measured], warm: Sequence[Measured], samples: int, seed: int) -> Figures:

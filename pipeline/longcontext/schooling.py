@@ -24,6 +24,8 @@ CALIBRATION_STATES = 65536
 class Schooled:
     """Retrievers after each phase; where a phase is left out, that of the phase before."""
 
+    fresh: Retriever
+    """Before any phase; all have its whitening."""
     warm: Retriever
     hybrid: Retriever
     ppo: Retriever
@@ -70,8 +72,9 @@ def schooled(
     training: Training,
     seed: int,
     tell: Callable[[str, Row], object],
-) -> tuple[Schooled, Retriever]:
-    """Train; return the retrievers and the untrained one, whose whitening they share.
+    before: Schooled | None = None,
+) -> Schooled:
+    """Train; return the retrievers.
 
     Args:
         runner: of the frozen model.
@@ -79,6 +82,7 @@ def schooled(
         training: its values.
         seed: of all draws.
         tell: told each step's phase and figures.
+        before: what the same seed came to with other values of PPO: its phases before that are taken over.
     """
     recorded = answers.recorded
     curves: dict[str, list[Row]] = {phase: [] for phase in PHASES}
@@ -90,20 +94,31 @@ def schooled(
 
         return told
 
-    states = recorded.texts.states.flatten(0, 2)
-    states = states[:: max(1, len(states) // CALIBRATION_STATES)]
-    fresh = started(states.shape[1], training.towers, states, seed)
+    if before is None:
+        states = recorded.texts.states.flatten(0, 2)
+        states = states[:: max(1, len(states) // CALIBRATION_STATES)]
+        fresh = started(states.shape[1], training.towers, states, seed)
+    else:
+        fresh = before.fresh
     with torch.no_grad():
         whitened = Whitened(fresh, recorded)
-    lessons = recorded.lessons
-    gold = lessons.exact if training.warm.relevance == "answer" else lessons.gold
-    warm = warmed(fresh, whitened, gold, training.warm, seed, telling("warm"))
-    hybrid = mixed(warm, runner, recorded, whitened, training.hybrid, seed, telling("hybrid"))
+    if before is None:
+        lessons = recorded.lessons
+        gold = lessons.exact if training.warm.relevance == "answer" else lessons.gold
+        warm = warmed(fresh, whitened, gold, training.warm, seed, telling("warm"))
+        hybrid = mixed(warm, runner, recorded, whitened, training.hybrid, seed, telling("hybrid"))
+    else:
+        warm, hybrid = before.warm, before.hybrid
+        curves |= {phase: before.curves[phase] for phase in PHASES[:-1]}
     last = rewarded(hybrid, answers, whitened, training.ppo, training.limit, seed, telling("ppo"))
-    return Schooled(warm, hybrid, last, curves), fresh
+    return Schooled(fresh, warm, hybrid, last, curves)
 
 
-def steps(training: Training, of_folds: dict[str, Lessons]) -> tuple[int, int]:
-    """Return how much there is to record, and how many steps there are to train."""
-    read = sum(len(one.ids) + len(one.rows) for one in of_folds.values())
-    return read, training.warm.steps + training.hybrid.steps + training.ppo.rounds
+def reading(of_folds: dict[str, Lessons]) -> int:
+    """Return how much there is to record."""
+    return sum(len(one.ids) + len(one.rows) for one in of_folds.values())
+
+
+def steps(training: Training) -> int:
+    """Return how many steps there are to train before PPO, whose rounds come on top."""
+    return training.warm.steps + training.hybrid.steps
