@@ -1,11 +1,16 @@
 """The one way to Ray: imported where a cluster is asked for, and nowhere else."""
 
+import socket
 from typing import Any
 
 from pipeline.config import UserError
 
 LOCAL = "local"
 """Address of a cluster that is started in this process and ends with it."""
+AUTO = "auto"
+"""Address of the cluster that this machine is part of."""
+PATIENCE = 5.0
+"""Seconds in which a cluster's head takes a connection; Ray itself would try for minutes."""
 STORE = 200 << 20
 """Bytes of such a cluster's object store."""
 
@@ -44,6 +49,8 @@ def connected(address: str, cpus: int | None = None) -> Any:
     ray = ray_or_error()
     if ray.is_initialized():
         return ray
+    if address not in (LOCAL, AUTO):
+        _check(address)
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
     try:
         if address == LOCAL:
@@ -51,8 +58,21 @@ def connected(address: str, cpus: int | None = None) -> Any:
         else:
             ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"no Ray cluster at {address!r} ({str(error).splitlines()[0]}); start one by `ray start --head`, "
-            f"or name another address"
-        ) from error
+        raise _nowhere(address, error) from error
     return ray
+
+
+def _check(address: str) -> None:
+    """Raise a UserError where nothing answers at `HOST:PORT`."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _nowhere(address, error) from error
+
+
+def _nowhere(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster at {address!r} ({str(error).splitlines()[0]}); start one by `ray start --head`, "
+        f"or name another address"
+    )

@@ -56,6 +56,20 @@ def test_ray_runs_the_jobs_that_hydra_would(probed: Path) -> None:
     assert {(job["seed"], job["k"]) for job in folders.values()} == {(1, 7), (2, 7), (3, 7)}
 
 
+@pytest.mark.parametrize(
+    ("package", "words", "extra"),
+    [("ray", ["hydra/launcher=ray"], "cluster"), ("optuna", ["hydra/sweeper=optuna"], "optuna")],
+)
+def test_what_a_launcher_or_a_sweeper_lacks_is_named(
+    probed: Path, package: str, words: list[str], extra: str
+) -> None:
+    (probed / f"{package}.py").write_text("raise ImportError('not installed')\n", encoding="utf-8")
+    done = start(probed, "pipeline.probe", "-m", *words, "seed=1,2")
+    assert done.returncode != 0
+    assert f"pip install '.[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_optuna_looks_where_the_jobs_return_more(probed: Path) -> None:
     """The best of k from 1 to 64 is 40, which the first draws are far from."""
     file = probed / "pipeline" / "probe.py"

@@ -5,6 +5,7 @@ takes what that one takes in `params`: `interval(0, 1)`, `int(interval(1, 9))`, 
 `range(…)`, `choice(…)`, or one value.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,12 @@ class OptunaSweeper(Sweeper):  # type: ignore[misc]
             Exception: what a job raised ends the sweep.
         """
         # Imported here because Hydra imports every plugin at every command.
-        import optuna
-
+        try:
+            import optuna
+        except ImportError:
+            sys.exit(
+                "error: hydra/sweeper=optuna needs Optuna, which isn't installed: pip install '.[optuna]'"
+            )
         assert self.launcher is not None
         assert self.config is not None
         parser = OverridesParser.create()

@@ -5,6 +5,7 @@ What it does with a job is what Hydra's launcher for Joblib does.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,13 @@ class RayLauncher(Launcher):  # type: ignore[misc]
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run one job for each list of overrides, and return what they returned in their order."""
         # Imported here because Hydra imports every plugin at every command.
-        import ray
+        from pipeline.config import UserError
+        from pipeline.ray import ray_or_error
 
+        try:
+            ray = ray_or_error()
+        except UserError as error:
+            sys.exit(f"error: {error}")  # of anything else Hydra shows a trace
         assert self.config is not None
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)

@@ -30,6 +30,7 @@ from pipeline.evaluation.learned import examples
 from pipeline.evaluation.systems import Method, open_system, system_on
 from pipeline.evaluation.training import Trained, settings_of
 from pipeline.kg.facts import Graph
+from pipeline.memory.disk import write_whole
 from pipeline.memory.settings import Memory
 from pipeline.model.batches import Pool, Train
 from pipeline.model.dysk import Dysk
@@ -220,7 +221,7 @@ def scaling(
             row = compared(runs, scaling, size, processes)
             told["figures"].append(row)
             print(_told(row), flush=True)  # noqa: T201
-    (out / "scaling.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / "scaling.json", json.dumps(told, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Shakespeare's plays.
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,13 @@ from pipeline.kg.sources.files import AGAIN, lines, located, parsed_json
 QUESTIONS = ("nq", "hotpotqa")
 """Data sets of questions."""
 REMEDY = "put the texts of the long-context tasks there, or leave out the tasks that read them"
+
+
+def check_sets(names: Iterable[str], where: str) -> None:
+    """Raise a ValueError that names `where` unless all `names` are of `QUESTIONS`."""
+    unknown = sorted(set(names) - set(QUESTIONS))
+    if unknown:
+        raise ValueError(f"{where} must be of {', '.join(QUESTIONS)}, not {unknown[0]!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Endless text that a needle is hidden in: the classic sentences, a manual, real prose."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import Any
@@ -62,6 +62,13 @@ def real() -> Iterator[str]:
 
 
 KINDS = {"classic": classic, "manual": manual, "real": real}
+
+
+def check_kinds(kinds: Iterable[str], where: str) -> None:
+    """Raise a ValueError that names `where` unless there are fillers of all `kinds`."""
+    unknown = sorted(set(kinds) - KINDS.keys())
+    if unknown:
+        raise ValueError(f"{where} must be of {', '.join(KINDS)}, not {unknown[0]!r}")
 
 
 def filler(kind: str, tokenizer: Any) -> Filler:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from pipeline.longcontext.corpora import check_sets
+from pipeline.longcontext.fillers import check_kinds
+
 PRECISIONS = ("int8", "int4", "float16", "bfloat16", "float32")
 SUMMARY_PRECISIONS = ("int8", "float16")
 RELEVANCE = ("passage", "answer")
@@ -109,6 +112,10 @@ class Teaching:
             raise ValueError(
                 f"longcontext.training.teaching.texts must number train, valid and test, not {self.texts}"
             )
+        check_kinds(self.fillers, "longcontext.training.teaching.fillers")
+        check_sets(self.sets, "longcontext.training.teaching.sets")
+        if not self.fillers:
+            raise ValueError("longcontext.training.teaching.fillers must not be empty")
 
 
 @dataclass(frozen=True, kw_only=True)

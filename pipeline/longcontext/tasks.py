@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.longcontext.baselines.settings import Baselines
-from pipeline.longcontext.corpora import QUESTIONS
-from pipeline.longcontext.fillers import KINDS
+from pipeline.longcontext.corpora import check_sets
+from pipeline.longcontext.fillers import check_kinds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,7 @@ class Passkey:
     """Samples of each length that are read at once, where a context can hold as many."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.fillers) - KINDS.keys()
-        if unknown:
-            raise ValueError(
-                f"longtasks.passkey.fillers must be of {', '.join(KINDS)}, not {sorted(unknown)[0]!r}"
-            )
+        check_kinds(self.fillers, "longtasks.passkey.fillers")
         if not len(self.lengths) == len(self.samples) == len(self.batches):
             raise ValueError("longtasks.passkey: lengths, samples and batches must have one entry a length")
         if self.digits < 1 or min([1, *self.lengths, *self.samples, *self.batches]) < 1:
@@ -50,7 +46,7 @@ class Questions:
     """Tokens of an answer at most."""
 
     def __post_init__(self) -> None:
-        _known(self.sets, "questions")
+        check_sets(self.sets, "longtasks.questions.sets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ class Searched:
     """Tokens of an answer at most."""
 
     def __post_init__(self) -> None:
-        _known(self.sets, "searched")
+        check_sets(self.sets, "longtasks.searched.sets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +148,3 @@ class LongTasks:
         step = -(-count * length // self.most_tokens.get(name, count * length))
         held = self.at_once.get(name, size * length) // length
         return step, min(size, held, -(-count // step))
-
-
-def _known(sets: list[str], name: str) -> None:
-    unknown = sorted(set(sets) - set(QUESTIONS))
-    if unknown:
-        raise ValueError(f"longtasks.{name}.sets must be of {', '.join(QUESTIONS)}, not {unknown[0]!r}")

@@ -144,3 +144,16 @@ def test_open_gates_read_as_a_replay_does_and_closed_ones_as_without(tokenizer: 
     shut = logits(closed)
     assert not torch.allclose(shut, plain)
     assert float(closed.total.sum()) < float(opened.total.sum())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fillers": ["prose"]}, "teaching.fillers must be of classic, manual, real, not 'prose'"),
+        ({"fillers": []}, "teaching.fillers must not be empty"),
+        ({"sets": ["squad"]}, "teaching.sets must be of nq, hotpotqa, not 'squad'"),
+    ],
+)
+def test_unknown_texts_are_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        teaching(**changes)
