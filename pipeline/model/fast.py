@@ -39,7 +39,7 @@ class Fast:
         facts: tokens of facts that a question may read; of several numbers the least that is enough counts.
         backend: what torch compiles with; "" computes everything as it is written.
         ahead: whether facts are read as soon as the device has chosen them, before the host knows which;
-            where it finds that they don't stand there, they are read once more. Tried once on a GPU, it gained little.
+            where it finds that they don't stand there, they are read once more. On a GPU it gained little.
     """
 
     def __init__(
