@@ -32,7 +32,7 @@ from pipeline.evaluation.training import Trained, settings_of
 from pipeline.kg.facts import Graph
 from pipeline.memory.disk import write_whole
 from pipeline.memory.settings import Memory
-from pipeline.model.batches import Pool, Train
+from pipeline.model.batches import Train
 from pipeline.model.dysk import Dysk
 from pipeline.model.fitting import fit
 from pipeline.model.prompt import Prompt
@@ -103,7 +103,7 @@ def measured(
     system = open_system(method, memory, lm, encoder, graph, paths, trainer.device, trainer.shares)
     pool, _ = examples(system, graph, paths)
     if not system.learns_refusal or isinstance(method, Prompt):
-        pool = Pool(pool.template, pool.human, [], pool.multihop)
+        pool = pool.plain()
     for size in scaling.batch_sizes:
         for seed in scaling.seeds:
             torch.manual_seed(seed)

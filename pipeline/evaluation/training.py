@@ -87,7 +87,7 @@ def fitted(
         system.memory, pool = narrow_rows(told, memory, system.encoder, seed, lambda b: bar(b, "names"))
     answerable = [example for example in valid if example.gold]
     if not system.learns_refusal:
-        pool = Pool(pool.template, pool.human, [])
+        pool = pool.plain()
     sections: dict[str, Any] = {
         "method": method,
         "memory": memory,
@@ -105,7 +105,7 @@ def fitted(
         agree(system.state_dict())
         _kept(system, figures, before, out)
     if isinstance(system, RagTunedSystem):
-        pool = Pool(pool.template, pool.human, [])
+        pool = pool.plain()
     found_by = {n: v.clone() for n, v in system.state_dict().items() if n.startswith(system.fitted_before)}
     figures["retrieval_seconds"] = time.perf_counter() - began
     _seed(seed)

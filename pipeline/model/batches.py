@@ -65,6 +65,10 @@ class Pool:
     unanswerable: Sequence[Example]
     multihop: Sequence[Example] = ()
 
+    def plain(self) -> "Pool":
+        """Return the questions that one fact answers, for what learns from no others."""
+        return Pool(self.template, self.human, [])
+
 
 class Batches(Sampler[list[Example]]):
     """Batches of questions with fixed shares of each kind; batch number i depends on nothing but seed and i.
