@@ -39,6 +39,25 @@ HOSTILE = ("test_any_requests", "test_guard", "test_no_pickle", "test_hostile_te
 PROCESSES = ("test_sharing", "test_together")
 """Test modules that hold several processes to one, and a run that lost one to a run that lost none."""
 
+CLUSTER = ("test_on_ray", "test_sharded", "test_copies")
+"""Test modules that hold stages over Ray and memories in shards to their like here, and kill processes."""
+
+GROUPS = {
+    "bad_inputs": ("test_bad_input",),
+    "dvc": ("test_dvc",),
+    "sweeps": ("test_sweeps",),
+    "attention": ATTENTION,
+    "updates": UPDATES,
+    "chat": ("test_chat",),
+    "page": ("test_page_browser",),
+    "hostile": HOSTILE,
+    "processes": PROCESSES,
+    "cluster": CLUSTER,
+    "launchers": ("test_launchers",),
+    "acceptance": ("test_acceptance",),
+}
+"""Test modules whose passed tests are counted by themselves."""
+
 
 def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
     """Return how many tests passed, how long they took, and the branch coverage.
@@ -57,7 +76,7 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
         cases = [case for case in suite.iter("testcase") if not len(case)]
     except (OSError, ElementTree.ParseError, ValueError, KeyError, StopIteration) as error:
         raise UserError(f"{junit} or {coverage}: can't be read ({error}); run `make test` first") from error
-    passed_in = [case.get("classname", "") for case in cases]
+    modules = [case.get("classname", "").split(".")[-1] for case in cases]
     return {
         "tests": int(suite.get("tests", 0)),
         "passed": len(cases),
@@ -65,17 +84,7 @@ def condensed(junit: Path, coverage: Path) -> dict[str, Any]:
         "skipped": int(suite.get("skipped", 0)),
         "seconds": round(float(suite.get("time", 0))),
         "branch_coverage_percent": round(float(totals["percent_covered"]), 1),
-        "bad_inputs_passed": sum("test_bad_input" in name for name in passed_in),
-        "dvc_passed": sum("test_dvc" in name for name in passed_in),
-        "sweeps_passed": sum("test_sweeps" in name for name in passed_in),
-        "attention_passed": sum(name.split(".")[-1] in ATTENTION for name in passed_in),
-        "updates_passed": sum(name.split(".")[-1] in UPDATES for name in passed_in),
-        "chat_passed": sum(name.split(".")[-1] == "test_chat" for name in passed_in),
-        "page_passed": sum(name.split(".")[-1] == "test_page_browser" for name in passed_in),
-        "hostile_passed": sum(name.split(".")[-1] in HOSTILE for name in passed_in),
-        "processes_passed": sum(name.split(".")[-1] in PROCESSES for name in passed_in),
-        "launchers_passed": sum(name.split(".")[-1] == "test_launchers" for name in passed_in),
-        "acceptance_passed": sum("test_acceptance" in name for name in passed_in),
+        **{f"{group}_passed": sum(name in own for name in modules) for group, own in GROUPS.items()},
     }
 
 

@@ -14,6 +14,7 @@ XML = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="1" ti
 <testcase classname="tests.serve.test_guard" name="i"/><testcase classname="tests.serve.test_guard" name="j"/>
 <testcase classname="tests.model.test_sharing" name="k"/><testcase classname="tests.test_together" name="l"/>
 <testcase classname="tests.test_launchers" name="m"/>
+<testcase classname="tests.cluster.test_copies" name="n"/>
 <testcase classname="tests.test_x" name="c"><failure>no</failure></testcase>
 <testcase classname="tests.test_bad_input" name="d"><skipped/></testcase></testsuite></testsuites>"""
 
@@ -23,7 +24,7 @@ def test_counts_time_and_coverage_are_taken_over(tmp_path):
     (tmp_path / "coverage.json").write_text(json.dumps({"totals": {"percent_covered": 93.456}}))
     assert condensed(tmp_path / "junit.xml", tmp_path / "coverage.json") == {
         "tests": 4,
-        "passed": 11,
+        "passed": 12,
         "failed": 1,
         "skipped": 1,
         "seconds": 61,
@@ -37,6 +38,7 @@ def test_counts_time_and_coverage_are_taken_over(tmp_path):
         "page_passed": 1,
         "hostile_passed": 2,
         "processes_passed": 2,
+        "cluster_passed": 1,
         "launchers_passed": 1,
         "acceptance_passed": 0,
     }
